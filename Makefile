@@ -1,0 +1,35 @@
+# The virtual environment is made once; `make clean-venv` removes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JAX_TESTS := $(wildcard tests/test_layers_*.py tests/test_models_*.py tests/test_decode.py)
+
+.PHONY: demo test lint format bench clean-venv
+
+$(VENV)/.installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(JAX_TESTS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python benchmarks/training_speed.py --output docs/results/training_speed.json
+	$(BIN)/python benchmarks/decoding_speed.py --output docs/results/decoding_speed.json
+
+clean-venv:
+	rm -rf $(VENV)

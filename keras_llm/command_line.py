@@ -1,0 +1,108 @@
+"""What the scripts share: flags from dataclasses, and a user's mistake shown as one message with exit code 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_llm.config import Config, from_json, make_config
+from keras_llm.errors import UserError
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Calls `main` and ends the process: 0, `main`'s own number, 2 for a user's mistake, 130 for an interrupt."""
+    # TensorFlow's start-up notes would bury what the script has to say.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def parse(cls, description: str, default=None):
+    """Reads the command line into a dataclass; nested dataclasses become groups of flags without prefix.
+
+    Unknown flags end the process with code 2 and the nearest known flag.
+
+    Args:
+        cls: a dataclass; the string below a field is its help.
+        description: shown by --help.
+        default: values where the command line gives none.
+    """
+    import tyro
+
+    return tyro.cli(cls, description=description, default=default, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def read_text(path: Path, flag: str) -> str:
+    """A text file's contents.
+
+    Raises:
+        UserError: it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{flag} must name a readable file. Received: {path} ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flag} must be UTF-8. Received: {path}, byte {error.start} is not. Save it as UTF-8.") from None
+
+
+def recommended(arguments: list[str], kind: str, model: str) -> Config:
+    """The config that flags are laid over: the preset (and the file of --config) that the command line names.
+
+    Args:
+        arguments: the command line; only --kind, --model, --preset and --config are looked at.
+        kind, model: where the command line names none.
+    """
+    named = {"kind": kind, "model": model, "preset": "small", "config": None}
+    for i, argument in enumerate(arguments):
+        for name in named:
+            if argument == f"--{name}" and i + 1 < len(arguments):
+                named[name] = arguments[i + 1]
+            elif argument.startswith(f"--{name}="):
+                named[name] = argument.partition("=")[2]
+    named["kind"] = named["kind"].replace("-", "_")
+    config = None
+    if named["config"]:
+        path = Path(named["config"])
+        text = read_text(path, "--config")
+        # A file may name kind, model and preset itself: they decide what its other keys are laid over.
+        own = from_json(text, str(path))
+        given = {name: getattr(own, name) for name in ("kind", "model", "preset") if f'"{name}"' in text}
+        named.update({k: v for k, v in given.items() if not any(a.startswith(f"--{k}") for a in arguments)})
+        config = from_json(text, str(path), make_config(named["kind"], named["model"], named["preset"]))
+        config.kind, config.model, config.preset = named["kind"], named["model"], named["preset"]
+    return config or make_config(named["kind"], named["model"], named["preset"])
+
+
+def seconds(text: str) -> float:
+    """A duration such as "90m", "1h30m", "45s" or "600" (seconds) in seconds.
+
+    Raises:
+        UserError: it is none of these.
+
+    Example:
+
+    >>> seconds("1h30m")
+    5400.0
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        raise UserError(f"A duration is written like 90m, 1h30m, 45s or 600 (seconds). Received: {text!r}.")
+    hours, minutes, rest = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+

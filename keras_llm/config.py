@@ -1,0 +1,326 @@
+"""Every setting of a run: four small dataclasses, the presets, and strict JSON.
+
+Priority: what the user gives > what the preset recommends > the default here. The merged config is printed and kept in
+the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from keras_llm.errors import UserError
+
+Kind = Literal["reading", "closed_book"]
+Architecture = Literal["lstm", "transformer"]
+
+
+@dataclasses.dataclass
+class TokenizerConfig:
+    """How text becomes ids."""
+
+    tokenizer: Literal["wordpiece", "sentencepiece", "characters"] = "wordpiece"
+    """Which tokenizer is trained on the user's text. Reading needs byte offsets: wordpiece or characters."""
+    vocabulary_size: int = 8000
+    """Upper limit; a small text gives fewer pieces."""
+    unicode_policy: Literal["identity", "nfc", "nfkc", "lowercase"] = "identity"
+    """The one unicode policy. "lowercase" also strips accents; a reader's answers stay as written in the source."""
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The shape of the network. Fields an architecture has no use for are ignored by it."""
+
+    embedding_dim: int = 128
+    """Width of the token embedding; a Transformer's width D."""
+    hidden_dim: int = 256
+    """Units of each LSTM layer and direction."""
+    num_layers: int = 2
+    """LSTM layers or Transformer blocks (each of encoder and decoder)."""
+    num_heads: int = 4
+    """Attention heads H."""
+    num_kv_heads: int = 0
+    """Key/value heads of grouped-query attention; 0 means as many as num_heads."""
+    feedforward_dim: int = 512
+    """Width inside the feed-forward part of a Transformer block."""
+    dropout: float = 0.1
+    """Dropout between layers while training."""
+    positions: Literal["learned", "sinusoidal", "rotary"] = "rotary"
+    """How a Transformer knows the order of tokens."""
+    norm: Literal["layer", "rms"] = "rms"
+    """Normalisation of a Transformer block."""
+    norm_first: bool = True
+    """Normalise before (GPT-2 and later) or after (2017, BERT) each part of a block."""
+    activation: Literal["gelu", "relu", "swiglu"] = "gelu"
+    """Inside the feed-forward part."""
+    attention: Literal["additive", "dot"] = "additive"
+    """Decoder-to-encoder attention of the LSTM encoder-decoder."""
+
+
+@dataclasses.dataclass
+class LengthConfig:
+    """Limits in tokens. Questions and answers are cut at their limit, contexts are split into overlapping windows."""
+
+    max_question_length: int = 48
+    """Longer questions lose their end."""
+    max_answer_length: int = 40
+    """Longest span a reader gives, longest answer a closed-book model writes."""
+    window_length: int = 320
+    """Context tokens a reader sees at once."""
+    window_stride: int = 128
+    """Tokens two neighbouring windows share."""
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How the weights are found."""
+
+    epochs: int = 10
+    """Passes over the training data."""
+    batch_size: int = 32
+    """Examples (for readers: windows) a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises from zero."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay; embeddings, biases and normalisation are left out."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    ema: float = 0.0
+    """Momentum of a moving average of the weights, which is then what is evaluated and kept; 0 switches it off."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all classes."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras dtype policy; mixed_float16 adds dynamic loss scaling."""
+    patience: int = 0
+    """Stop after this many epochs without a better evaluation; 0 never stops early."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    seed: int = 0
+    """Of initial weights, order and dropout."""
+
+
+@dataclasses.dataclass
+class Config:
+    """Everything that decides what a run becomes."""
+
+    kind: Kind = "reading"
+    """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory."""
+    model: Architecture = "transformer"
+    """The network behind it."""
+    preset: str = "small"
+    """Name of the recommended values this config started from."""
+    text: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+# Recommended values: preset -> (kind, model) -> section -> field. "tiny" is for tests and the demo.
+PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
+    "tiny": {
+        ("reading", "lstm"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2},
+            "training": {"epochs": 12, "batch_size": 16, "learning_rate": 2e-3},
+        },
+        ("reading", "transformer"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
+            "training": {"epochs": 20, "batch_size": 16, "learning_rate": 1e-3},
+        },
+        ("closed_book", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 64, "hidden_dim": 96, "num_layers": 1, "dropout": 0.0},
+            "training": {"epochs": 40, "batch_size": 16, "learning_rate": 3e-3},
+        },
+        ("closed_book", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 96, "num_layers": 2, "num_heads": 4, "feedforward_dim": 192, "dropout": 0.0},
+            "training": {"epochs": 60, "batch_size": 16, "learning_rate": 2e-3},
+        },
+    },
+    "small": {
+        ("reading", "lstm"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 2, "dropout": 0.3},
+            "training": {"epochs": 12, "batch_size": 32, "learning_rate": 2e-3, "ema": 0.999},
+        },
+        ("reading", "transformer"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 192, "num_layers": 4, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.2},
+            "training": {"epochs": 12, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.999},
+        },
+        # The classic small set-up: embedding 128, two LSTM layers of 256.
+        ("closed_book", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {"embedding_dim": 128, "hidden_dim": 256, "num_layers": 2, "dropout": 0.1},
+            "training": {"epochs": 40, "batch_size": 64, "learning_rate": 2e-3},
+        },
+        ("closed_book", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {"embedding_dim": 256, "num_layers": 3, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.1},
+            "training": {"epochs": 40, "batch_size": 64, "learning_rate": 1e-3},
+        },
+    },
+}
+
+
+def make_config(kind: str, model: str, preset: str = "small") -> Config:
+    """The defaults with a preset's recommended values over them.
+
+    Raises:
+        UserError: the preset, kind or model does not exist.
+
+    Example:
+
+    >>> make_config("closed_book", "lstm", "small").network.hidden_dim
+    256
+    """
+    if preset not in PRESETS:
+        raise UserError(f"A preset is one of {', '.join(PRESETS)}. Received: {preset!r}.{_nearest(preset, PRESETS)}")
+    recommended = PRESETS[preset].get((kind, model))
+    if recommended is None:
+        pairs = ", ".join(f"{k}+{m}" for k, m in PRESETS[preset])
+        raise UserError(f"The preset {preset!r} exists for {pairs}. Received: {kind}+{model}. Choose one of these.")
+    config = Config(kind=kind, model=model, preset=preset)
+    for section, values in recommended.items():
+        setattr(config, section, dataclasses.replace(getattr(config, section), **values))
+    return config
+
+
+def to_json(config: Any) -> str:
+    """The config as JSON text, two spaces a level, keys in the order of the dataclass."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, where: str = "config.json", base: Config | None = None) -> Config:
+    """Reads what `to_json` wrote; every key must be known and every value of its field's type.
+
+    Args:
+        text: a JSON object; it may name some of the fields only.
+        where: the file's name, for messages.
+        base: the config whose values stand where the text names none. Default: the defaults.
+
+    Raises:
+        UserError: broken JSON, an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}:{error.lineno}: not valid JSON ({error.msg}). Mend the file or train anew.") from None
+    return _fill(base or Config(), values, where)
+
+
+def validate(config: Config) -> Config:
+    """Refuses values that cannot work, with the field's name. Returns the config."""
+    network, lengths, training = config.network, config.lengths, config.training
+    positive = {
+        "vocabulary_size": config.text.vocabulary_size,
+        "embedding_dim": network.embedding_dim,
+        "hidden_dim": network.hidden_dim,
+        "num_layers": network.num_layers,
+        "num_heads": network.num_heads,
+        "feedforward_dim": network.feedforward_dim,
+        "max_question_length": lengths.max_question_length,
+        "max_answer_length": lengths.max_answer_length,
+        "window_length": lengths.window_length,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "evaluate_every": training.evaluate_every,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{name} must be greater than 0. Received: {value}. Give a positive number.")
+    shares = {
+        "dropout": network.dropout,
+        "ema": training.ema,
+        "label_smoothing": training.label_smoothing,
+        "warmup": training.warmup,
+    }
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
+    for name in ("weight_decay", "clip_norm", "patience"):
+        if getattr(training, name) < 0:
+            received = getattr(training, name)
+            raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+    if not 0 <= lengths.window_stride < lengths.window_length:
+        raise UserError(
+            "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
+            f"Received: window_stride={lengths.window_stride}, window_length={lengths.window_length}."
+        )
+    if config.model == "transformer" and network.embedding_dim % network.num_heads:
+        raise UserError(
+            "embedding_dim must be a multiple of num_heads. "
+            f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
+        )
+    if network.num_kv_heads and network.num_heads % network.num_kv_heads:
+        raise UserError(
+            "num_heads must be a multiple of num_kv_heads. "
+            f"Received: num_heads={network.num_heads}, num_kv_heads={network.num_kv_heads}."
+        )
+    if config.kind == "reading" and config.text.tokenizer == "sentencepiece":
+        raise UserError(
+            "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
+            "Use wordpiece or characters."
+        )
+    if config.kind == "closed_book" and config.text.tokenizer == "wordpiece":
+        raise UserError(
+            "A closed-book model needs a reversible tokenizer. Received: tokenizer=wordpiece. "
+            "Use sentencepiece or characters."
+        )
+    return config
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields in which two configs differ, as "section.field: old → new"."""
+
+    def flat(value, prefix=""):
+        for name, item in value.items():
+            if isinstance(item, dict):
+                yield from flat(item, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", item
+
+    before, after = dict(flat(dataclasses.asdict(old))), dict(flat(dataclasses.asdict(new)))
+    return [f"{name}: {before[name]} → {after[name]}" for name in before if before[name] != after[name]]
+
+
+def _nearest(name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _fill(base, values: Any, where: str):
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: a JSON object is expected. Received: {type(values).__name__}.")
+    hints = get_type_hints(type(base))
+    filled = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{where}: unknown key {key!r}.{_nearest(key, hints)} Known: {', '.join(hints)}.")
+        filled[key] = _checked(hints[key], getattr(base, key), value, f"{where}: {key}")
+    return dataclasses.replace(base, **filled)
+
+
+def _checked(hint, base, value, where: str):
+    if dataclasses.is_dataclass(hint):
+        return _fill(base, value, where)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            choices = get_args(hint)
+            nearest = _nearest(str(value), choices)
+            raise UserError(f"{where} is one of {', '.join(choices)}. Received: {value!r}.{nearest}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where} must be of type {hint.__name__}. Received: {value!r}.")
+    return value

@@ -1,0 +1,302 @@
+"""Prepared data: what preprocessing made of the records, as memory-mapped arrays, so that training needs no tokenizer.
+
+One `.npy` file a feature. A scalar feature, or one of two and more dimensions that has the same shape in every row, is
+one array `[N, ...]`. A 1-D feature may have another length in every row: `<feature>.npy` holds all values one after the
+other and row i is `values[splits[i]:splits[i + 1]]` with the splits from `<feature>.splits.npy`. `prepared.json`
+describes them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from keras_llm.errors import UserError
+
+FORMAT = 1
+DTYPES = ("bool", "uint16", "int32", "int64", "float32")
+DESCRIPTION = "prepared.json"
+
+
+class Prepared:
+    """Memory-mapped features, one row an example; made by `Prepared.write` or `Prepared.open`.
+
+    Attributes:
+        features: name -> array as stored: `[N, ...]`, or all values of a 1-D feature.
+        splits: name of a 1-D feature -> int64 `[N + 1]`, where its rows begin and end.
+        fingerprint: of what the rows were made from.
+
+    Example:
+
+    >>> import tempfile
+    >>> rows = [{"ids": np.array(ids, "int32"), "label": np.int32(len(ids))} for ids in ([5, 6, 7], [8])]
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     prepared = Prepared.write(directory + "/train", rows, fingerprint("v1"))
+    >>> len(prepared), prepared.row(0)["ids"].tolist(), prepared.lengths("ids").tolist()
+    (2, [5, 6, 7], [3, 1])
+    """
+
+    def __init__(self, features: dict[str, np.ndarray], splits: dict[str, np.ndarray], fingerprint: str, count: int):
+        self.features = features
+        self.splits = splits
+        self.fingerprint = fingerprint
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def row(self, i: int) -> dict[str, np.ndarray]:
+        """Row i, as views that cannot be written to."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"Rows go from 0 to {len(self) - 1}. Received: {i}.")
+        row = {}
+        for name, values in self.features.items():
+            splits = self.splits.get(name)
+            row[name] = values[i, ...] if splits is None else values[splits[i] : splits[i + 1]]
+        return row
+
+    def lengths(self, feature: str) -> np.ndarray:
+        """Lengths of a 1-D feature's rows, int64 `[N]`."""
+        if feature not in self.splits:
+            raise ValueError(f"Only 1-D features have lengths: {sorted(self.splits)}. Received: {feature!r}.")
+        return np.diff(self.splits[feature])
+
+    @classmethod
+    def write(cls, directory: str | Path, rows: Iterable[dict[str, np.ndarray]], fingerprint: str) -> "Prepared":
+        """Writes the rows as they come, so that memory stays small, and opens the result.
+
+        Args:
+            directory: where; prepared data already there is replaced once the new is whole.
+            rows: the features of each example; every row has the same names, dtypes (bool, uint16, int32, int64 or
+                float32) and shapes, but for the lengths of 1-D features.
+            fingerprint: of what the rows were made from, see `fingerprint`.
+
+        Raises:
+            UserError: there are no rows; the disk is full; `directory` holds something else.
+        """
+        directory = Path(directory).resolve()
+        if directory.exists() and not (directory / DESCRIPTION).is_file():
+            if not directory.is_dir() or any(directory.iterdir()):
+                raise UserError(f"Only prepared data is overwritten. Received: {directory}. Give a new directory.")
+        beside = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        try:
+            with _disk_errors(directory):
+                shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
+                beside.mkdir(parents=True)
+            description = _write_columns(beside, rows, directory) | {"fingerprint": fingerprint}
+            with _disk_errors(directory):
+                (beside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+                _replace(beside, directory)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return cls.open(directory)
+
+    @classmethod
+    def open(cls, directory: str | Path, fingerprint: str | None = None) -> "Prepared":
+        """Opens prepared data without reading its values.
+
+        Args:
+            directory: where `write` wrote.
+            fingerprint: of what it must have been made from; None accepts any.
+
+        Raises:
+            UserError: the directory is missing or damaged, or was made from something else.
+        """
+        directory = Path(directory)
+        try:
+            description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+            if description["format"] != FORMAT:
+                received = f"{description['format']} in {directory}"
+                raise UserError(f"Prepared data must have format {FORMAT}. Received: {received}. Prepare it again.")
+            if fingerprint is not None and fingerprint != description["fingerprint"]:
+                raise UserError(
+                    "Prepared data must be made from the given data, tokenizer and config. Received: "
+                    f"{directory}, which was made from others (fingerprint {description['fingerprint'][:12]}, "
+                    f"not {fingerprint[:12]}). Delete that directory, so that the data is prepared again."
+                )
+            features, splits = _open_columns(directory, description)
+        except FileNotFoundError as error:
+            missing = directory if not directory.exists() else error.filename
+            raise UserError(f"Prepared data must be whole. Received: no {missing}. Prepare the data again.") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            received = f"{directory}, damaged: {error}"
+            raise UserError(f"Prepared data must be whole. Received: {received}. Prepare the data again.") from None
+        return cls(features, splits, description["fingerprint"], description["count"])
+
+
+def fingerprint(*parts) -> str:
+    """SHA-256 of what something was made from.
+
+    Args:
+        parts: a `pathlib.Path` counts by its contents (a directory by the names and contents of its files), a dataclass
+            by its fields, and a string, number, list or dict by its value.
+
+    Raises:
+        UserError: a file cannot be read.
+
+    Example:
+
+    >>> fingerprint("a", {"x": 1, "y": 2}) == fingerprint("a", {"y": 2, "x": 1}) != fingerprint("a", {"x": 1, "y": 3})
+    True
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            files = sorted(file for file in part.rglob("*") if file.is_file()) if part.is_dir() else [part]
+            value = {"files": [[file.relative_to(part).as_posix(), _file_digest(file)] for file in files]}
+        else:
+            value = {"value": dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part}
+        total.update(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest())
+    return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"The file must be readable. Received: {path}: {error.strerror}. Check the path.") from None
+
+
+class _Column:
+    """One `.npy` file that grows by rows. NumPy leaves room in the header for the first axis to grow: the number of
+    rows is filled in at the end."""
+
+    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...]):
+        self.dtype, self.row_shape, self.count = dtype, row_shape, 0
+        self.file = open(path, "wb", buffering=1 << 18)
+        self._write_header()
+        self.values_at = self.file.tell()
+
+    def _write_header(self) -> None:
+        shape = (self.count, *self.row_shape)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def extend(self, values: np.ndarray) -> None:
+        self.file.write(values.tobytes())
+        self.count += len(values)
+
+    def finish(self) -> None:
+        self.file.seek(0)
+        self._write_header()
+        if self.file.tell() != self.values_at:
+            raise RuntimeError("NumPy wrote a header of another length: growing .npy files is not possible with it.")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _write_columns(beside: Path, rows: Iterable[dict[str, np.ndarray]], directory: Path) -> dict:
+    """Writes all rows -> the description without the fingerprint."""
+    columns: dict[str, _Column] = {}
+    splits: dict[str, _Column] = {}
+    count = 0
+    try:
+        for row in rows:
+            row = {name: np.asarray(value) for name, value in row.items()}
+            with _disk_errors(directory):
+                if not count:
+                    _start_columns(beside, row, columns, splits)
+                _check_row(row, columns, splits, count)
+                for name, value in row.items():
+                    columns[name].extend(value if name in splits else value[None])
+                    if name in splits:
+                        splits[name].extend(np.array([columns[name].count]))
+            count += 1
+        if not count:
+            raise UserError(f"At least one example must be prepared. Received: none for {directory}. Check the data.")
+        with _disk_errors(directory):
+            for column in (*columns.values(), *splits.values()):
+                column.finish()
+    finally:
+        for column in (*columns.values(), *splits.values()):
+            _close_quietly(column)
+    features = {
+        name: {"dtype": column.dtype.name, "shape": [column.count, *column.row_shape], "varying": name in splits}
+        for name, column in columns.items()
+    }
+    return {"format": FORMAT, "count": count, "features": features}
+
+
+def _start_columns(beside: Path, row: dict, columns: dict[str, _Column], splits: dict[str, _Column]) -> None:
+    for name, value in row.items():
+        if not name.isidentifier():
+            raise ValueError(f"A feature names a file, so its name must be an identifier. Received: {name!r}.")
+        if value.dtype.name not in DTYPES:
+            raise ValueError(f"Feature {name!r} must be one of {', '.join(DTYPES)}. Received: {value.dtype}.")
+        columns[name] = _Column(beside / f"{name}.npy", value.dtype, () if value.ndim == 1 else value.shape)
+        if value.ndim == 1:
+            splits[name] = _Column(beside / f"{name}.splits.npy", np.dtype("int64"), ())
+            splits[name].extend(np.array([0]))
+
+
+def _check_row(row: dict[str, np.ndarray], columns: dict[str, _Column], splits: dict[str, _Column], i: int) -> None:
+    if row.keys() != columns.keys():
+        raise ValueError(f"Every row must have the features {sorted(columns)}. Received: {sorted(row)} in row {i}.")
+    for name, value in row.items():
+        fits = value.ndim == 1 if name in splits else value.shape == columns[name].row_shape
+        if not fits or value.dtype != columns[name].dtype:
+            received = f"{value.dtype} {value.shape} in row {i}"
+            raise ValueError(f"Feature {name!r} must have dtype and shape as in the first row. Received: {received}.")
+
+
+def _close_quietly(column: _Column) -> None:
+    try:
+        column.file.close()
+    except OSError:  # a full disk: it was reported by the write that failed
+        pass
+
+
+def _open_columns(directory: Path, description: dict) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(features, splits); ValueError where something does not fit."""
+    features, splits, count = {}, {}, description["count"]
+    for name, stored in description["features"].items():
+        features[name] = _open_array(directory / f"{name}.npy", stored["dtype"], tuple(stored["shape"]))
+        if stored["varying"]:
+            splits[name] = rows = _open_array(directory / f"{name}.splits.npy", "int64", (count + 1,))
+            if rows[0] != 0 or rows[-1] != len(features[name]) or np.any(rows[1:] < rows[:-1]):
+                raise ValueError(f"the row splits of {name} do not fit its values")
+        elif len(features[name]) != count:
+            raise ValueError(f"{name} has {len(features[name])} rows instead of {count}")
+    return features, splits
+
+
+def _open_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.lib.format.open_memmap(path, mode="r")
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        raise ValueError(f"{path.name} is {array.dtype} {array.shape} instead of {dtype} {shape}")
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {array.offset + array.nbytes}")
+    return array.view(np.ndarray)  # slicing a plain array is several times faster than slicing np.memmap
+
+
+def _replace(beside: Path, directory: Path) -> None:
+    """Puts the directory `beside` in the place of `directory`; whatever fails, one of the two stands there."""
+    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(directory, old)
+    try:
+        os.replace(beside, directory)
+    except OSError:
+        if old.exists():
+            os.replace(old, directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        received = f"{directory}: {error.strerror}"
+        raise UserError(
+            f"Prepared data must be writable. Received: {received}. Free space or choose another place."
+        ) from None

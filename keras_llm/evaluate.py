@@ -1,0 +1,70 @@
+"""Evaluating a run: its metrics over labelled data, with what is needed to repeat them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from keras_llm import files
+from keras_llm.data.prepared import fingerprint
+from keras_llm.run import Run, load
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    data: Sequence[Path],
+    output: Path | None = None,
+    predictions: Path | None = None,
+    weights: str = "best",
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Metrics of a run over files.
+
+    Args:
+        run_dir: a run directory.
+        data: files that the task's reader understands.
+        output: where to write the metrics as JSON, with the data's hash, the config and the time.
+        predictions: where to write {question id: answer}, the form the SQuAD and CMRC scripts read.
+        weights: "best" or "last".
+        say: receives what is told to the user.
+
+    Returns:
+        What `output` gets.
+    """
+    task = load(run_dir, weights)
+    records, report = task.read(data)
+    for line in report.lines():
+        say(line)
+    start = time.perf_counter()
+    metrics = task.evaluate(records)
+    seconds = time.perf_counter() - start
+    run = Run(run_dir)
+    result = {
+        "metrics": metrics,
+        "settings": task.settings,
+        "run": Path(run_dir).name,
+        "weights": weights,
+        "data": [Path(path).name for path in data],
+        "data_hash": fingerprint(*map(Path, data)),
+        "examples": len(records),
+        "skipped": len(report.skipped),
+        "mended": report.mended,
+        "seconds": round(seconds, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "training": json.loads(run.metrics.read_text(encoding="utf-8")) if run.metrics.exists() else None,
+        "config": json.loads((run.path / "config.json").read_text(encoding="utf-8")),
+    }
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        say(f"{name:<{width}}  {value:.4g}")
+    say(f"{len(records)} questions in {seconds:.1f} s ({len(records) / seconds:.1f} a second)")
+    if output:
+        files.write_json(output, result)
+        say(f"Written: {output}")
+    if predictions:
+        answers = task.ask(records)
+        files.write_json(predictions, {r["id"]: a["answer"] for r, a in zip(records, answers, strict=True)})
+        say(f"Written: {predictions}")
+    return result

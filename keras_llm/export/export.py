@@ -1,0 +1,48 @@
+"""From a run to what is deployed: the SavedModel with its proof and, where possible, a TFLite file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from keras_llm import files
+from keras_llm.data.bundled import bundled
+from keras_llm.export.lite import export_lite
+from keras_llm.export.saved_model import export_task
+from keras_llm.run import load
+
+COMPARED = 96  # real requests in the proof; evaluating all of a large set would only repeat them
+
+
+def export_run(
+    run_dir: str | Path, directory: str | Path, data: Sequence[Path] = (), lite: bool = True
+) -> Iterator[str]:
+    """Exports a run; yields lines to print as it goes.
+
+    Args:
+        run_dir: a run directory.
+        directory: where versions of the exported model live.
+        data: files with requests for the proof; default: the bundled questions.
+        lite: also write `directory/lite/`.
+
+    Raises:
+        UserError: the run is not whole, a gate is shut, or an answer differs.
+    """
+    task = load(run_dir)
+    records, _ = task.read(list(data) or bundled("dev"))
+    step = max(len(records) // COMPARED, 1)
+    records = records[::step][:COMPARED]
+    target = export_task(task, directory, records)
+    report = json.loads((target / "report.json").read_text(encoding="utf-8"))
+    yield (
+        f"{target}: {report['size_bytes'] / 1e6:.1f} MB, {report['compared']} answers equal to Python's "
+        f"(largest score difference {report['largest_score_difference']:.1e})"
+    )
+    if lite:
+        report = export_lite(task, Path(directory) / "lite", records)
+        files.write_json(Path(directory) / "lite" / "report.json", report)
+        yield (
+            f"{Path(directory) / 'lite' / report['file']}: {report['size_bytes'] / 1e6:.1f} MB, "
+            f"{report['compared']} results equal to TensorFlow's, {report['milliseconds']:.0f} ms each"
+        )

@@ -1,0 +1,339 @@
+"""Attention: additive and dot-product between two sequences, and multi-head attention with a key/value cache.
+
+Shapes: B batch, T query length, S memory length, H heads, K key/value heads, D width, d = D / H width of a head.
+Masks are true at what may be seen. Scores are masked and normalised in float32 whatever the compute dtype is.
+"""
+
+import keras
+from keras import ops
+
+from keras_llm.layers.embedding import RotaryEmbedding
+
+# Far below any score, far above float32's overflow; scores never see it in half precision.
+HIDDEN = -1e9
+
+
+class AdditiveAttention(keras.layers.Layer):
+    """Scores = vᵀ tanh(W query + U memory), softmax over the memory.
+
+    Args:
+        units: width of the hidden layer between query and memory.
+
+    Call:
+        query: [B, T, D].
+        memory: [B, S, M].
+        mask: bool [B, S], true at real memory; all of it when left out.
+        keys: what `keys(memory)` returned, to project an unchanging memory once while decoding.
+
+    Returns:
+        context [B, T, M] and weights float32 [B, T, S].
+
+    Example:
+
+    >>> context, weights = AdditiveAttention(8)(keras.ops.ones((1, 2, 4)), keras.ops.ones((1, 5, 6)))
+    >>> context.shape, weights.shape
+    (TensorShape([1, 2, 6]), TensorShape([1, 2, 5]))
+
+    Reference: Bahdanau et al. 2014, https://arxiv.org/abs/1409.0473, appendix A.1.2.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.query_projection = keras.layers.Dense(units, use_bias=False, dtype=self.dtype_policy, name="query")
+        self.key_projection = keras.layers.Dense(units, dtype=self.dtype_policy, name="key")
+
+    def build(self, query_shape, memory_shape):
+        self.query_projection.build(query_shape)
+        self.key_projection.build(memory_shape)
+        self.score = self.add_weight(name="score", shape=(self.units, 1), initializer="glorot_uniform")
+
+    def keys(self, memory):
+        """[B, S, M] -> [B, S, units]."""
+        return self.key_projection(memory)
+
+    def call(self, query, memory, mask=None, keys=None):
+        keys = self.keys(memory) if keys is None else keys
+        query = self.query_projection(query)
+        hidden = ops.tanh(ops.expand_dims(query, 2) + ops.expand_dims(keys, 1))  # [B, T, S, units]
+        scores = ops.squeeze(ops.matmul(hidden, ops.convert_to_tensor(self.score)), -1)  # [B, T, S]
+        return _attend(scores, memory, mask)
+
+    def compute_mask(self, *args, **kwargs):
+        return None  # Masks are passed explicitly; Keras' implicit ones end here.
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class DotAttention(keras.layers.Layer):
+    """Scores = query · memory ("dot") or queryᵀ W memory ("general"), softmax over the memory.
+
+    Args:
+        kind: "dot" needs memory as wide as the query; "general" learns the matrix W between them.
+
+    Call and returns: as `AdditiveAttention`.
+
+    Example:
+
+    >>> context, weights = DotAttention("general")(keras.ops.ones((1, 2, 4)), keras.ops.ones((1, 5, 6)))
+    >>> context.shape, weights.shape
+    (TensorShape([1, 2, 6]), TensorShape([1, 2, 5]))
+
+    Reference: Luong et al. 2015, https://arxiv.org/abs/1508.04025, section 3.1.
+    """
+
+    def __init__(self, kind="dot", **kwargs):
+        super().__init__(**kwargs)
+        if kind not in ("dot", "general"):
+            raise ValueError(f'kind is "dot" or "general". Received: kind={kind!r}.')
+        self.kind = kind
+
+    def build(self, query_shape, memory_shape):
+        if self.kind == "general":
+            self.key_projection = keras.layers.Dense(
+                query_shape[-1], use_bias=False, dtype=self.dtype_policy, name="key"
+            )
+            self.key_projection.build(memory_shape)
+        elif query_shape[-1] != memory_shape[-1]:
+            raise ValueError(
+                'kind="dot" needs memory as wide as the query. '
+                f'Received: query {query_shape}, memory {memory_shape}. Use kind="general".'
+            )
+
+    def keys(self, memory):
+        """[B, S, M] -> [B, S, D]."""
+        return self.key_projection(memory) if self.kind == "general" else memory
+
+    def call(self, query, memory, mask=None, keys=None):
+        keys = self.keys(memory) if keys is None else keys
+        scores = ops.matmul(query, ops.transpose(keys, (0, 2, 1)))  # [B, T, S]
+        return _attend(scores, memory, mask)
+
+    def compute_mask(self, *args, **kwargs):
+        return None  # Masks are passed explicitly; Keras' implicit ones end here.
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+class MultiHeadAttention(keras.layers.Layer):
+    """Scaled dot-product attention in H heads over K key/value heads (K = H: multi-head, K < H: grouped-query,
+    K = 1: multi-query), over the sequence itself or over a memory, whole or step by step with a cache.
+
+    Args:
+        num_heads: H; must divide D.
+        num_kv_heads: K; must divide H; 0 means H.
+        cross: attend to a memory rather than to `x` itself.
+        rotary: turn queries and keys by their positions (self-attention only).
+        dropout: share of the attention weights dropped while training.
+        use_bias: biases in the four projections.
+
+    Call:
+        x: [B, T, D], the queries.
+        memory: with `cross`, [B, S, M] or what `project_memory` made of it once.
+        mask: bool [B, S] over the keys (with a cache: over all keys of the cache), true at real tokens.
+        causal: a query sees only keys up to its own position.
+        cache: what `new_cache` or the call before returned. The keys and values of `x` are put at `position`.
+        position: int scalar, how many tokens the cache already holds; needed with `cache`.
+        positions: int, broadcastable to [B, T], the position ids for rotary; `position` + 0, 1, 2… when left out.
+        return_weights: also return the attention weights, float32 [B, H, T, S].
+
+    Returns:
+        y [B, T, D]; with a cache (y, cache); with return_weights the weights come last.
+
+    Example:
+
+    >>> attend = MultiHeadAttention(num_heads=4, num_kv_heads=2, rotary=True)
+    >>> attend(keras.ops.ones((1, 5, 16)), causal=True).shape
+    TensorShape([1, 5, 16])
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Ainslie et al. 2023, https://arxiv.org/abs/2305.13245.
+    """
+
+    def __init__(self, num_heads, num_kv_heads=0, cross=False, rotary=False, dropout=0.0, use_bias=True, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.cross = cross
+        self.rotary = rotary
+        self.dropout = dropout
+        self.use_bias = use_bias
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "num_heads must be a multiple of num_kv_heads. "
+                f"Received: num_heads={num_heads}, num_kv_heads={num_kv_heads}."
+            )
+        if cross and rotary:
+            raise ValueError("Rotary positions are for self-attention. Received: cross=True, rotary=True.")
+
+    def build(self, x_shape, memory_shape=None):
+        width = x_shape[-1]
+        if width % self.num_heads:
+            raise ValueError(
+                f"The width must be a multiple of num_heads. Received: width={width}, num_heads={self.num_heads}."
+            )
+        self.head_dim = width // self.num_heads
+        kv_dim = self.num_kv_heads * self.head_dim
+        dense = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
+
+        # One product for queries, keys and values is faster than three; each part keeps its own glorot limit.
+        def initialise(*fans):
+            return lambda shape, dtype=None: ops.concatenate(
+                [keras.initializers.GlorotUniform()((shape[0], fan), dtype=dtype) for fan in fans], axis=1
+            )
+
+        if self.cross:
+            source = memory_shape if isinstance(memory_shape, tuple) else x_shape
+            self.query_projection = keras.layers.Dense(width, name="query", **dense)
+            self.query_projection.build(x_shape)
+            self.kv_projection = keras.layers.Dense(2 * kv_dim, name="key_value", **dense)
+            self.kv_projection.kernel_initializer = initialise(kv_dim, kv_dim)
+            self.kv_projection.build(source)
+        else:
+            self.qkv_projection = keras.layers.Dense(width + 2 * kv_dim, name="query_key_value", **dense)
+            self.qkv_projection.kernel_initializer = initialise(width, kv_dim, kv_dim)
+            self.qkv_projection.build(x_shape)
+            if self.rotary:
+                self.rotate = RotaryEmbedding(self.head_dim, dtype=self.dtype_policy, name="rotary")
+        self.output_projection = keras.layers.Dense(width, name="output", **dense)
+        self.output_projection.build(x_shape)
+        self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
+
+    def project_memory(self, memory):
+        """[B, S, M] -> keys and values of a memory that stays the same while decoding, each [B, K, S, d]."""
+        heads = self._heads(self.kv_projection(memory), 2 * self.num_kv_heads)  # [B, 2 K, S, d]
+        key, value = ops.split(heads, 2, axis=1)
+        return {"key": key, "value": value}
+
+    def new_cache(self, like, length):
+        """A cache without tokens, for at most `length` of them and as many rows as the tensor `like` [B, ...] has."""
+        return {
+            name: _empty(like, self.num_kv_heads, length, self.head_dim, self.compute_dtype) for name in ("key", "value")
+        }
+
+    def call(
+        self,
+        x,
+        memory=None,
+        mask=None,
+        causal=False,
+        cache=None,
+        position=None,
+        positions=None,
+        return_weights=False,
+        training=None,
+    ):
+        if self.cross:
+            memory = memory if isinstance(memory, dict) else self.project_memory(memory)
+            query = self._heads(self.query_projection(x), self.num_heads)
+            key, value = memory["key"], memory["value"]
+        else:
+            query, key, value = self._project(x, position, positions)
+            if cache is not None:
+                key, value = _write(cache["key"], key, position), _write(cache["value"], value, position)
+                cache = {"key": key, "value": value}
+        length = ops.shape(x)[1]
+        hidden = _hidden(mask, causal, length, ops.shape(key)[2], position if cache is not None else None)
+        y, weights = self._attend(query, key, value, hidden, training)
+        y = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), ops.shape(x))  # [B, H, T, d] -> [B, T, D]
+        result = (self.output_projection(y),)
+        if cache is not None:
+            result += (cache,)
+        if return_weights:
+            result += (weights,)
+        return result if len(result) > 1 else result[0]
+
+    def _project(self, x, position, positions):
+        rotated = self.num_heads + self.num_kv_heads
+        qkv = self.qkv_projection(x)
+        if self.rotary:
+            if positions is None:
+                positions = ops.arange(ops.shape(x)[1]) + (0 if position is None else position)
+            qkv = ops.reshape(qkv, (*ops.shape(x)[:2], -1, self.head_dim))  # [B, T, H + 2 K, d]
+            qk = self.rotate(qkv[:, :, :rotated], positions)
+            qkv = ops.concatenate([qk, qkv[:, :, rotated:]], axis=2)
+        heads = self._heads(qkv, rotated + self.num_kv_heads)  # [B, H + 2 K, T, d]
+        return ops.split(heads, (self.num_heads, rotated), axis=1)
+
+    def _heads(self, x, heads):
+        x = ops.reshape(x, (*ops.shape(x)[:2], heads, self.head_dim))
+        return ops.transpose(x, (0, 2, 1, 3))  # [B, heads, T, d]
+
+    def _attend(self, query, key, value, hidden, training):
+        batch, heads, length = ops.shape(query)[:3]
+        source = ops.shape(key)[2]
+        # Queries that share a key/value head lie side by side, so grouping them is a reshape and nothing is repeated.
+        grouped = (batch, self.num_kv_heads, heads // self.num_kv_heads * length, self.head_dim)
+        query = ops.reshape(query * self.head_dim**-0.5, grouped)
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, K, H / K T, S]
+        scores = ops.cast(ops.reshape(scores, (batch, heads, length, source)), "float32")
+        if hidden is not None:
+            scores = scores + hidden
+        weights = ops.softmax(scores, axis=-1)  # [B, H, T, S]
+        dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
+        y = ops.matmul(ops.reshape(dropped, (*grouped[:3], source)), value)  # [B, K, H / K T, d]
+        return ops.reshape(y, (batch, heads, length, self.head_dim)), weights
+
+    def compute_mask(self, *args, **kwargs):
+        return None  # Masks are passed explicitly; Keras' implicit ones end here.
+
+    def get_config(self):
+        config = {
+            "num_heads": self.num_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "cross": self.cross,
+            "rotary": self.rotary,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+        }
+        return {**super().get_config(), **config}
+
+
+def _attend(scores, memory, mask):
+    """Scores [B, T, S] over memory [B, S, M] -> context [B, T, M], weights float32 [B, T, S]."""
+    scores = ops.cast(scores, "float32")
+    if mask is not None:
+        scores = scores + _penalty(ops.expand_dims(mask, 1))
+    weights = ops.softmax(scores, axis=-1)
+    return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
+
+
+def _penalty(mask):
+    """0 where the mask is true, `HIDDEN` elsewhere, float32."""
+    return (1.0 - ops.cast(mask, "float32")) * HIDDEN
+
+
+def _hidden(mask, causal, length, source, position):
+    """What is added to the scores [B, H, T, S]: broadcastable to them, or None when everything may be seen."""
+    penalty = None
+    if causal or position is not None:
+        rows = ops.expand_dims(ops.arange(length), 1) + (0 if position is None else position)
+        seen = ops.expand_dims(ops.arange(source), 0) <= rows  # [T, S]
+        if not causal:
+            seen = ops.expand_dims(ops.arange(source), 0) < position + length
+        penalty = _penalty(seen)
+    if mask is not None:
+        padding = _penalty(mask[:, None, None, :])  # [B, 1, 1, S]
+        penalty = padding if penalty is None else penalty + padding
+    return penalty
+
+
+def _empty(like, heads, length, dim, dtype):
+    """Keys or values of no tokens yet, [B, K, L or 0, d]; see `_write`."""
+    if keras.backend.backend() == "jax":
+        return ops.zeros((ops.shape(like)[0], heads, length, dim), dtype)
+    # The length is computed from data so that the graph does not fix it at 0: in a loop it grows.
+    nothing = ops.cast(ops.sum(like[:0]), "int32")
+    return ops.zeros((ops.shape(like)[0], heads, nothing, dim), dtype)
+
+
+def _write(cache, new, position):
+    """Puts `new` [B, K, T, d] at `position` of `cache`, the tokens before it.
+
+    XLA (jax) wants constant shapes and then writes in place. A TensorFlow graph would copy the whole cache for one write,
+    so there the cache grows by concatenation: half the bytes, no mask, and no Xla* op in an exported graph.
+    """
+    if keras.backend.backend() == "jax":
+        return ops.slice_update(cache, (0, 0, position, 0), new)
+    return ops.concatenate([cache, new], axis=2)

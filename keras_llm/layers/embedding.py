@@ -1,0 +1,210 @@
+"""Tokens and positions as vectors: embedding with a tied head, learned, sinusoidal and rotary positions.
+
+Shapes: B batch, T length, H heads, D width, V vocabulary, d = D / H width of a head.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+
+def positions_of(mask):
+    """Position of every token among the real tokens of its row, so that padding anywhere shifts nothing.
+
+    Args:
+        mask: bool or int [B, T], true at real tokens.
+
+    Returns:
+        int32 [B, T]: 0, 1, 2… at the real tokens; a padding place repeats the number before it (0 at the very start).
+
+    Example:
+
+    >>> keras.ops.convert_to_numpy(positions_of(keras.ops.array([[1, 1, 0, 1]]))).tolist()
+    [[0, 1, 1, 2]]
+    """
+    return ops.maximum(ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, 0)
+
+
+class TokenEmbedding(keras.layers.Layer):
+    """Looks up a vector for every token id; `logits` uses the same matrix as the output head (weight tying).
+
+    Args:
+        vocabulary_size: V.
+        dim: D, the width of a vector.
+        scale: multiply the vectors by sqrt(D), as "Attention Is All You Need" does. Off by default.
+
+    Call: ids int [B, T] (or [B]) -> [B, T, D] (or [B, D]) in the compute dtype.
+
+    Example:
+
+    >>> embed = TokenEmbedding(100, 16)
+    >>> x = embed(keras.ops.array([[5, 6, 7]]))
+    >>> x.shape, embed.logits(x).shape
+    (TensorShape([1, 3, 16]), TensorShape([1, 3, 100]))
+
+    Reference: Press and Wolf 2017, https://arxiv.org/abs/1608.05859 (tied head).
+    """
+
+    def __init__(self, vocabulary_size, dim, scale=False, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.dim = dim
+        self.scale = scale
+
+    def build(self, input_shape=None):
+        # Vectors of about unit length: tied logits of a normalised state then start near N(0, 1) rather than N(0, D).
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.vocabulary_size, self.dim),
+            initializer=keras.initializers.RandomNormal(stddev=self.dim**-0.5),
+        )
+
+    def call(self, ids):
+        x = ops.take(ops.convert_to_tensor(self.embeddings), ids, axis=0)
+        return x * math.sqrt(self.dim) if self.scale else x
+
+    def logits(self, x):
+        """Scores every token of the vocabulary against `x` [..., D] -> float32 [..., V]."""
+        x = ops.cast(x, self.compute_dtype)
+        matrix = ops.cast(ops.convert_to_tensor(self.embeddings), self.compute_dtype)
+        return ops.cast(ops.matmul(x, ops.transpose(matrix)), "float32")
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.dim)
+
+    def get_config(self):
+        config = {"vocabulary_size": self.vocabulary_size, "dim": self.dim, "scale": self.scale}
+        return {**super().get_config(), **config}
+
+
+class LearnedPositions(keras.layers.Layer):
+    """Adds a learned vector for every position, as BERT and GPT-2 do.
+
+    Args:
+        length: how many positions have a vector; later ones share the last vector.
+        dim: D.
+
+    Call:
+        x: [B, T, D].
+        positions: int, broadcastable to [B, T]; 0, 1, 2… when left out.
+
+    Example:
+
+    >>> LearnedPositions(32, 16)(keras.ops.zeros((1, 3, 16))).shape
+    TensorShape([1, 3, 16])
+    """
+
+    def __init__(self, length, dim, **kwargs):
+        super().__init__(**kwargs)
+        self.length = length
+        self.dim = dim
+
+    def build(self, x_shape=None):
+        self.vectors = self.add_weight(
+            name="vectors",
+            shape=(self.length, self.dim),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, x, positions=None):
+        if positions is None:
+            positions = ops.arange(ops.shape(x)[1])
+        positions = ops.minimum(positions, self.length - 1)
+        return x + ops.take(ops.convert_to_tensor(self.vectors), positions, axis=0)
+
+    def compute_output_shape(self, x_shape, positions_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "length": self.length, "dim": self.dim}
+
+
+class SinusoidalPositions(keras.layers.Layer):
+    """Adds sines and cosines of the position: sin at even places, cos at odd ones; nothing is learned.
+
+    Args:
+        dim: D, even.
+        base: wavelengths run from 2π to base · 2π.
+
+    Call: as `LearnedPositions`.
+
+    Example:
+
+    >>> y = SinusoidalPositions(4)(keras.ops.zeros((1, 2, 4)))
+    >>> keras.ops.convert_to_numpy(y).round(4).tolist()
+    [[[0.0, 1.0, 0.0, 1.0], [0.8415, 0.5403, 0.01, 1.0]]]
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
+    """
+
+    def __init__(self, dim, base=10000.0, **kwargs):
+        super().__init__(**kwargs)
+        if dim % 2:
+            raise ValueError(f"dim must be even. Received: dim={dim}.")
+        self.dim = dim
+        self.base = base
+
+    def call(self, x, positions=None):
+        if positions is None:
+            positions = ops.arange(ops.shape(x)[1])
+        angles = _angles(positions, self.dim, self.base)  # [..., T, D / 2]
+        pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # [..., T, D / 2, 2]
+        waves = ops.reshape(pairs, (*ops.shape(angles)[:-1], self.dim))  # [..., T, D]
+        return x + ops.cast(waves, x.dtype)
+
+    def compute_output_shape(self, x_shape, positions_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim, "base": self.base}
+
+
+class RotaryEmbedding(keras.layers.Layer):
+    """Turns each pair of a head's numbers by an angle that grows with the position, so that a query and a key see
+    only their distance. Number i is paired with number i + d / 2 (the GPT-NeoX, Llama and KerasHub order).
+
+    Args:
+        head_dim: d, even.
+        base: the slowest pair turns once in base · 2π positions.
+
+    Call:
+        x: [B, T, H, d], queries or keys.
+        positions: int, broadcastable to [B, T]; 0, 1, 2… when left out.
+
+    Example:
+
+    >>> RotaryEmbedding(8)(keras.ops.ones((1, 3, 2, 8))).shape
+    TensorShape([1, 3, 2, 8])
+
+    Reference: Su et al. 2021, https://arxiv.org/abs/2104.09864.
+    """
+
+    def __init__(self, head_dim, base=10000.0, **kwargs):
+        super().__init__(**kwargs)
+        if head_dim % 2:
+            raise ValueError(f"head_dim must be even. Received: head_dim={head_dim}.")
+        self.head_dim = head_dim
+        self.base = base
+
+    def call(self, x, positions=None):
+        if positions is None:
+            positions = ops.arange(ops.shape(x)[1])
+        # Angles in float32 always: in half precision positions above 256 would fall together.
+        angles = ops.expand_dims(_angles(positions, self.head_dim, self.base), -2)  # [..., T, 1, d / 2]
+        cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+        first, second = ops.split(x, 2, axis=-1)  # each [B, T, H, d / 2]
+        return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def compute_output_shape(self, x_shape, positions_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "head_dim": self.head_dim, "base": self.base}
+
+
+def _angles(positions, dim, base):
+    """float32 [..., T, dim / 2]: position · base^(-2i / dim)."""
+    exponents = ops.arange(0, dim, 2, dtype="float32") / dim
+    frequencies = ops.exp(exponents * -math.log(base))
+    return ops.expand_dims(ops.cast(positions, "float32"), -1) * frequencies

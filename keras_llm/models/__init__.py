@@ -1,0 +1,13 @@
+"""Models: ids in, numbers out. `MODELS` names them by kind and architecture."""
+
+from keras_llm.models.lstm_encoder_decoder import LSTMEncoderDecoder
+from keras_llm.models.lstm_reader import LSTMReader
+from keras_llm.models.transformer_encoder_decoder import TransformerEncoderDecoder
+from keras_llm.models.transformer_reader import TransformerReader
+
+MODELS = {
+    ("reading", "lstm"): LSTMReader,
+    ("reading", "transformer"): TransformerReader,
+    ("closed_book", "lstm"): LSTMEncoderDecoder,
+    ("closed_book", "transformer"): TransformerEncoderDecoder,
+}

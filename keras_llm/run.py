@@ -1,0 +1,191 @@
+"""The run directory: the one artefact, with everything needed to continue, evaluate, ask and export.
+
+```
+runs/reader/
+  config.json           every setting
+  tokenizer/            the tokenizer's own files
+  prepared/             training arrays (ids), memory-mapped
+  model.weights.h5      the best weights by the task's own metric
+  last.weights.h5       the newest weights
+  state/last.npz        exact state for --resume: weights, optimizer, random generators, step
+  metrics.json          the evaluation of the best weights
+  manifest.json         format, hashes of data and tokenizer; written with the directory's first files, all at once
+  logs/                 TensorBoard events
+```
+A directory appears under its name only when config, tokenizer, prepared arrays and manifest are whole. Weights carry
+the hash of the tokenizer they were trained with, so that neither can be swapped unseen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_llm import files
+from keras_llm.config import Config, from_json
+from keras_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from keras_llm.tasks.base import Task
+
+FORMAT = 1
+
+
+class Run:
+    """Paths and manifest of a run directory.
+
+    Args:
+        path: the directory; it must be a whole run.
+
+    Raises:
+        UserError: the directory is missing, half-written, or of another format.
+
+    Example:
+
+    >>> run = Run("runs/reader")
+    >>> run.config.training.epochs
+    12
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is no run directory: there is no such directory. Train one first.")
+        for name in ("manifest.json", "config.json", "tokenizer"):
+            if not (self.path / name).exists():
+                raise UserError(
+                    f"{self.path} is no whole run directory: {name} is missing. "
+                    "It was half-written or is something else; train anew under another name."
+                )
+        self.manifest = _read_json(self.path / "manifest.json")
+        if self.manifest.get("format") != FORMAT:
+            raise UserError(
+                f"{self.path} has run format {self.manifest.get('format')!r}; this version reads {FORMAT}. "
+                "Use the version of keras_llm it was trained with."
+            )
+        self.config = from_json(_read_text(self.path / "config.json"), str(self.path / "config.json"))
+
+    best_weights = property(lambda self: self.path / "model.weights.h5")
+    last_weights = property(lambda self: self.path / "last.weights.h5")
+    state = property(lambda self: self.path / "state" / "last.npz")
+    prepared = property(lambda self: self.path / "prepared")
+    metrics = property(lambda self: self.path / "metrics.json")
+    logs = property(lambda self: self.path / "logs")
+
+    def tokenizer(self):
+        """The run's tokenizer, checked against the manifest's hash."""
+        from keras_llm.text import load_tokenizer
+
+        tokenizer = load_tokenizer(self.path / "tokenizer")
+        if tokenizer.fingerprint != self.manifest["tokenizer"]:
+            raise UserError(
+                f"{self.path / 'tokenizer'} is not the tokenizer of this run: its hash is "
+                f"{tokenizer.fingerprint[:12]}, the manifest has {self.manifest['tokenizer'][:12]}. "
+                "Put the original files back."
+            )
+        return tokenizer
+
+
+def write_manifest(directory: Path, config: Config, tokenizer, **facts: Any) -> None:
+    """Writes config, tokenizer and manifest into a directory that is being created."""
+    from keras_llm import __version__
+    from keras_llm.config import to_json
+
+    (directory / "config.json").write_text(to_json(config), encoding="utf-8")
+    tokenizer.save(directory / "tokenizer")
+    manifest = {
+        "format": FORMAT,
+        "keras_llm": __version__,
+        "kind": config.kind,
+        "model": config.model,
+        "tokenizer": tokenizer.fingerprint,
+        "vocabulary_size": int(tokenizer.vocabulary_size),
+        **facts,
+    }
+    files.write_json(directory / "manifest.json", manifest)
+
+
+def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
+    """Writes the model's weights with the task's settings and the tokenizer's hash inside the same file."""
+    import h5py
+
+    with files.replacing(path) as temporary:
+        task.model.save_weights(temporary)
+        with h5py.File(temporary, "a") as file:
+            file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
+
+
+def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
+    """Reads what `save_weights` wrote into a task of the same shape.
+
+    Raises:
+        UserError: the file is missing, broken, of another shape or trained with another tokenizer.
+    """
+    import h5py
+
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing: this run has no evaluated weights yet. Continue its training with --resume first."
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            facts = json.loads(file.attrs["keras_llm"])
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a weights file of keras_llm, or is damaged ({error}). Train anew.") from error
+    if facts["tokenizer"] != tokenizer_hash:
+        raise UserError(
+            f"{path} was trained with another tokenizer than the one beside it "
+            f"({facts['tokenizer'][:12]} and {tokenizer_hash[:12]}). Put the original files back."
+        )
+    try:
+        task.model.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{path} does not fit the model of config.json ({_first_line(error)}).") from error
+    task.settings = facts["settings"]
+
+
+def load(path: str | Path, weights: str = "best") -> Task:
+    """The door for evaluating, asking, exporting and serving: a task with its trained model, in float32.
+
+    Args:
+        path: a run directory.
+        weights: "best" (by the task's own metric) or "last".
+
+    Raises:
+        UserError: the directory is not a whole run, or its parts do not belong together.
+
+    Example:
+
+    >>> task = keras_llm.load("runs/reader")
+    >>> task.ask([{"question": "谁提出了注意力机制？", "context": "Bahdanau 等人提出了注意力机制。"}])
+    [{'answer': 'Bahdanau', 'score': 0.93, 'start': 0, 'end': 8}]
+    """
+    from keras_llm.tasks import make_task
+
+    run = Run(path)
+    tokenizer = run.tokenizer()
+    task = make_task(run.config, tokenizer, precision="float32")
+    load_weights(task, run.best_weights if weights == "best" else run.last_weights, tokenizer.fingerprint)
+    return task
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}). The run is damaged.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is expected. The run is damaged.")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,12 @@
+"""Tasks: what a model is for. `TASKS` names them; importing this package does not import TensorFlow."""
+
+from keras_llm.tasks.base import Task
+from keras_llm.tasks.closed_book import ClosedBook
+from keras_llm.tasks.reading import Reading
+
+TASKS: dict[str, type[Task]] = {"reading": Reading, "closed_book": ClosedBook}
+
+
+def make_task(config, tokenizer=None, vocabulary_size=None, precision=None) -> Task:
+    """The task a config asks for, with a freshly initialised model."""
+    return TASKS[config.kind](config, tokenizer, vocabulary_size, precision)

@@ -1,0 +1,170 @@
+"""What every task is: a tokenizer and a model joined to meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_llm.config import Config
+from keras_llm.errors import UserError
+
+
+class Task:
+    """Strings in, strings out, through one tokenizer and one model.
+
+    Subclasses give `inputs`, `monitor`, `prepare`, `split`, `answer` and `evaluate`; `answer` is the one path that
+    `ask`, `evaluate` and the export share.
+
+    Args:
+        config: every setting of the run.
+        tokenizer: turns text into ids; None for training from prepared arrays on a machine without TensorFlow.
+        vocabulary_size: needed only without a tokenizer.
+        precision: Keras dtype policy of the model; default: the one in `config.training`.
+
+    Attributes:
+        inputs: names of the string inputs of `answer`.
+        monitor: the metric of `evaluate` that decides which weights are best; more is better.
+        length_feature: the prepared feature whose length decides an example's bucket.
+        settings: small values found while training that belong to the weights, e.g. a threshold.
+    """
+
+    inputs: tuple[str, ...]
+    monitor: str
+    length_feature: str
+    token_features: tuple[str, ...]
+
+    def __init__(self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None):
+        import keras
+
+        from keras_llm.models import MODELS
+
+        self.config = config
+        self.tokenizer = tokenizer
+        self.settings: dict[str, Any] = {}
+        size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
+        policy = keras.dtype_policies.get(precision or config.training.precision)
+        self.model = MODELS[config.kind, config.model](size, config.network, dtype=policy)
+        self.model(self.example_inputs())
+        self._traces: dict = {}
+
+    # What a subclass gives
+
+    @staticmethod
+    def read(paths) -> tuple[list[dict], Any]:
+        """Files -> records and a report of what could not be used."""
+        raise NotImplementedError
+
+    @staticmethod
+    def texts(records: Iterable[dict]) -> Iterable[str]:
+        """The texts a tokenizer is trained on."""
+        raise NotImplementedError
+
+    def example_inputs(self) -> dict[str, np.ndarray]:
+        """Smallest valid input of the model, to build its weights."""
+        raise NotImplementedError
+
+    def prepare(self, records: Iterable[dict]) -> Iterator[dict[str, np.ndarray]]:
+        """Rows of ids for training, from records; tokenizes with the traced graph."""
+        raise NotImplementedError
+
+    def split(self, batch: dict[str, np.ndarray]) -> tuple[dict, np.ndarray, np.ndarray]:
+        """A padded batch of prepared rows -> (x, y, sample_weight) for the model and the loss."""
+        raise NotImplementedError
+
+    def answer(self, **strings) -> dict:
+        """String tensors [B] -> named tensors [B]; everything the export contains."""
+        raise NotImplementedError
+
+    def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
+        """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
+        raise NotImplementedError
+
+    # What they share
+
+    def loss(self):
+        """The training loss."""
+        from keras_llm.layers.losses import CrossEntropy
+
+        return CrossEntropy(self.config.training.label_smoothing)
+
+    def trace(self, method=None):
+        """The graph of `answer` (or of another method with the same string inputs) for any batch size.
+
+        The same graph serves ask, evaluate and export. It is made once for each method and settings.
+        """
+        import keras
+        import tensorflow as tf
+
+        if keras.config.backend() != "tensorflow":
+            raise UserError(
+                "Asking, evaluating and exporting need Keras on TensorFlow. "
+                f"Received: KERAS_BACKEND={keras.config.backend()}. Unset KERAS_BACKEND."
+            )
+        method = method or self.answer
+        # Settings are constants of the graph: another threshold is another graph.
+        key = (method.__name__, tuple(sorted(self.settings.items())))
+        if key not in self._traces:
+            signature = {name: tf.TensorSpec([None], tf.string, name=name) for name in self.inputs}
+
+            def function(**strings):
+                return method(**{name: strings[name] for name in self.inputs})
+
+            self._traces[key] = tf.function(function, autograph=False).get_concrete_function(**signature)
+        return self._traces[key]
+
+    def ask(self, records: Iterable[dict[str, str]], batch_size: int = 32, function=None) -> list[dict[str, Any]]:
+        """Answers in the order of the records.
+
+        Args:
+            records: dicts with the strings named in `inputs`.
+            batch_size: how many go through the graph at once.
+            function: a graph from `trace`; default: that of `answer`.
+
+        Returns:
+            One dict a record: "answer", "score" and what else the task gives.
+
+        Example:
+
+        >>> task.ask([{"question": "Who wrote it?", "context": "Ada wrote it."}])[0]["answer"]
+        'Ada'
+        """
+        import tensorflow as tf
+
+        function = function or self.trace()
+        records = list(records)
+        answers = []
+        for first in range(0, len(records), batch_size):
+            batch = records[first : first + batch_size]
+            strings = {name: tf.constant([encode(record[name]) for record in batch]) for name in self.inputs}
+            columns = {name: values.numpy() for name, values in function(**strings).items()}
+            for i in range(len(batch)):
+                answers.append({name: plain(values[i]) for name, values in columns.items()})
+        return answers
+
+
+    def ask_one(self, strings: dict[str, str]) -> dict[str, Any]:
+        """The answer to one request.
+
+        Raises:
+            UserError: a string is missing or has no use here.
+        """
+        if set(strings) != set(self.inputs):
+            raise UserError(
+                f"A {self.config.kind} model is asked with {' and '.join(self.inputs)}. "
+                f"Received: {', '.join(strings) or 'nothing'}."
+            )
+        return self.ask([strings])[0]
+
+
+def encode(text: str) -> bytes:
+    """UTF-8 bytes; a lone surrogate (possible in JSON) becomes U+FFFD, as invalid bytes do in the graph."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8")
+
+
+def plain(value):
+    """A NumPy scalar or bytes -> str, float or int."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return value.item()

@@ -1,0 +1,39 @@
+"""Tokenizers that run in the TensorFlow graph.
+
+`TOKENIZERS` is the list of kinds; `load_tokenizer` opens what any of them saved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keras_llm.errors import UserError
+from keras_llm.text.characters import CharacterTokenizer
+from keras_llm.text.sentencepiece import SentencePieceTokenizer
+from keras_llm.text.tokenizer import Tokenizer, read_description
+from keras_llm.text.unicode import normalise, normalise_with_offsets, sanitise
+from keras_llm.text.wordpiece import WordPieceTokenizer
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "wordpiece": WordPieceTokenizer,
+    "sentencepiece": SentencePieceTokenizer,
+    "characters": CharacterTokenizer,
+}
+
+__all__ = ["TOKENIZERS", "Tokenizer", "load_tokenizer", "normalise", "normalise_with_offsets", "sanitise"]
+
+
+def load_tokenizer(directory) -> Tokenizer:
+    """Opens a saved tokenizer of any kind.
+
+    Args:
+        directory: what `Tokenizer.save` wrote: `tokenizer.json` and a vocabulary file.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    kind = read_description(directory)["kind"]
+    if kind not in TOKENIZERS:
+        where = Path(directory) / "tokenizer.json"
+        raise UserError(f"{where}: kind must be one of {', '.join(TOKENIZERS)}. Received: {kind!r}. Train anew.")
+    return TOKENIZERS[kind].load(directory)

@@ -1,0 +1,127 @@
+"""WordPiece with byte offsets into the source: for models that read text and point at parts of it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+import tokenizers
+
+from keras_llm.errors import UserError
+from keras_llm.text.tokenizer import Tokenizer, check_size, checked_texts, printable
+from keras_llm.text.unicode import normalise, sanitise
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's tokenizer (Devlin et al. 2019, https://arxiv.org/abs/1810.04805) in its linear-time form (Song et al. 2021,
+    https://arxiv.org/abs/2012.15524): text is split at white space, punctuation and Chinese characters, and each word into
+    the longest pieces of the vocabulary. Not reversible: white space is lost and a word without pieces is `[UNK]`.
+
+    Args:
+        vocabulary: the pieces in the order of their ids, the first five being `SPECIAL_TOKENS`.
+        unicode_policy: see `Tokenizer`.
+
+    Example:
+
+    >>> tokenizer = WordPieceTokenizer.train(["the cat sat 猫坐着"], vocabulary_size=60)
+    >>> ids, starts, ends = tokenizer.encode_with_offsets(["the 猫"])
+    >>> starts.to_list(), ends.to_list()
+    ([[0, 4]], [[3, 7]])
+    """
+
+    kind = "wordpiece"
+    reversible = False
+    has_offsets = True
+    vocabulary_file = "vocab.txt"
+    mask_id = 4
+    special_ids = 5
+
+    def __init__(self, vocabulary: list[str], unicode_policy: str = "identity"):
+        if tuple(vocabulary[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
+            raise UserError(
+                f"A WordPiece vocabulary begins with {' '.join(SPECIAL_TOKENS)}. Received: {vocabulary[:5]}. Train anew."
+            )
+        super().__init__("".join(f"{piece}\n" for piece in vocabulary).encode(), len(vocabulary), unicode_policy)
+        self._tokens = vocabulary
+        self._tokenizer = tf_text.FastBertTokenizer(vocabulary, token_out_type=tf.int32, unknown_token="[UNK]")
+        self._pieces = tf.constant([piece.removeprefix("##") for piece in vocabulary])
+        self._joins_left = tf.constant([piece.startswith("##") or _joins(piece[0], "left") for piece in vocabulary])
+        self._joins_right = tf.constant([_joins(piece[-1], "right") for piece in vocabulary])
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary_size: int, unicode_policy: str = "identity") -> WordPieceTokenizer:
+        check_size(vocabulary_size, len(SPECIAL_TOKENS) + 1, "5 special ids, one piece")
+        words = _count_words(checked_texts(texts), unicode_policy)
+        return cls(_train_vocabulary(words, vocabulary_size), unicode_policy)
+
+    @classmethod
+    def _from_bytes(cls, vocabulary: bytes, unicode_policy: str) -> WordPieceTokenizer:
+        try:
+            return cls(vocabulary.decode().split("\n")[:-1], unicode_policy)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{cls.vocabulary_file} must be UTF-8. Received: {error}. Train anew.") from None
+
+    def tokens(self) -> list[str]:
+        return [printable(piece) for piece in self._tokens]
+
+    def _encode(self, text):
+        return self._tokenizer.tokenize(text)
+
+    def _encode_with_offsets(self, text):
+        ids, starts, ends = self._tokenizer.tokenize_with_offsets(text)
+        return ids, tf.cast(starts, tf.int32), tf.cast(ends, tf.int32)
+
+    def _decode(self, ids):
+        flat = ids.values
+        after_joining = tf.concat([[True], tf.gather(self._joins_right, flat)[:-1]], 0)[: tf.size(flat)]
+        first = tf.range(tf.size(flat)) == tf.cast(tf.gather(ids.row_starts(), ids.value_rowids()), tf.int32)
+        glued = tf.gather(self._joins_left, flat) | after_joining | first
+        pieces = tf.where(glued, "", " ") + tf.gather(self._pieces, flat)
+        return tf.strings.reduce_join(ids.with_values(pieces), axis=-1)
+
+
+def _count_words(texts: list[str], unicode_policy: str) -> Counter:
+    """How often each word occurs, split by the very operation that will split text in the graph."""
+    # With a vocabulary that fits nothing every word is one [UNK], with its offsets. (An empty one is refused.)
+    splitter = tf_text.FastBertTokenizer(["[UNK]", " "], token_out_type=tf.int32)
+    words = Counter()
+    for text in texts:
+        clean = normalise(sanitise([text.encode("utf-8", "surrogatepass")]), unicode_policy)
+        _, starts, ends = splitter.tokenize_with_offsets(clean)
+        source = clean.numpy()[0]
+        words.update(source[a:b].decode() for a, b in zip(starts.values.numpy(), ends.values.numpy(), strict=True))
+    return words
+
+
+def _train_vocabulary(words: Counter, vocabulary_size: int) -> list[str]:
+    """The special tokens and the pieces learned from counted words."""
+    letters = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+    lines = (" ".join([word] * count) for word, count in sorted(words.items()))
+    tokenizer.train_from_iterator(lines, trainer)
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.get)
+
+
+def _joins(character: str, side: str) -> bool:
+    """Whether text is written without a space on that side of a character: Chinese, Japanese, and most punctuation."""
+    if "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or "\uff00" <= character <= "\uffef":
+        return True
+    if character >= "\U00020000":
+        return True
+    category = unicodedata.category(character)
+    return category in ({"Pe", "Pf", "Po"} if side == "left" else {"Ps", "Pi"})

@@ -1,0 +1,82 @@
+"""What TensorBoard shows of a training: curves, sampled answers, attention, embeddings, hyper-parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_llm.training.tensorboard import TensorBoard, attention_image
+
+SAMPLES = 8
+LONGEST_PICTURE = 48  # tokens a side of the attention picture
+
+
+class TensorBoardObserver:
+    """Writes a training's course for `tensorboard --logdir`.
+
+    Args:
+        directory: for the event files.
+        task: the task in training.
+        records: examples of which a few are asked and drawn after each evaluation.
+        step: where training begins; what an earlier sitting wrote from there on is not shown.
+    """
+
+    def __init__(self, directory: str | Path, task, records: Sequence[dict], step: int = 0):
+        self.task = task
+        self.board = TensorBoard(directory, purge_step=step or None)
+        self.samples = [records[i] for i in np.linspace(0, len(records) - 1, min(SAMPLES, len(records))).astype(int)]
+
+    def on_log(self, step: int, values: dict[str, float]) -> None:
+        self.board.scalars({f"train/{name}": value for name, value in values.items()}, step)
+
+    def on_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        self.board.scalars({f"evaluation/{name}": value for name, value in metrics.items()}, step)
+        # Asking and drawing need the tokenizer; training from prepared arrays alone has none.
+        if self.task.tokenizer is not None:
+            self.board.table("answers", *self._answers(), step)
+            self.board.image("attention", self._attention(), step)
+        self.board.flush()
+
+    def finish(self, metrics: dict) -> None:
+        """The last things: hyper-parameters with the final metrics, the embedding for the projector."""
+        settings = {
+            f"{section}.{name}" if section else name: value
+            for section, values in _sections(self.task.config)
+            for name, value in values.items()
+        }
+        final = {f"final/{name}": value for name, value in metrics.get("evaluation", metrics.get("train", {})).items()}
+        self.board.hyper_parameters(settings, final)
+        table = next((v for v in self.task.model.weights if v.path.split("/")[-2:][0].endswith("embedding")), None)
+        if table is not None and self.task.tokenizer is not None:
+            self.board.embeddings("tokens", keras.ops.convert_to_numpy(table.value), self.task.tokenizer.tokens())
+        self.close()
+
+    def close(self) -> None:
+        self.board.close()
+
+    def _answers(self):
+        answers = self.task.ask(self.samples)
+        rows = []
+        for record, answer in zip(self.samples, answers, strict=True):
+            wanted = record["answers"]
+            wanted = " / ".join(dict.fromkeys(a["text"] if isinstance(a, dict) else a for a in wanted)) or "(none)"
+            rows.append([record["question"], answer["answer"] or "(none)", wanted, f"{answer['score']:.3f}"])
+        return ["question", "predicted", "true", "score"], rows
+
+    def _attention(self):
+        row = next(iter(self.task.prepare(self.samples[:1])))
+        x, _, _ = self.task.split({name: value[None] for name, value in row.items()})
+        found = self.task.model.attention(x)
+        pieces = self.task.tokenizer.tokens()
+        rows, columns = ([pieces[i] for i in x[axis][0][:LONGEST_PICTURE]] for axis in found["axes"])
+        return attention_image(found["weights"][:LONGEST_PICTURE, :LONGEST_PICTURE], rows, columns)
+
+
+def _sections(config):
+    values = dataclasses.asdict(config)
+    yield "", {name: value for name, value in values.items() if not isinstance(value, dict)}
+    yield from ((name, value) for name, value in values.items() if isinstance(value, dict))

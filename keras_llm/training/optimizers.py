@@ -1,0 +1,104 @@
+"""AdamW that knows its gradient norm, and the course of the learning rate."""
+
+import keras
+from keras import ops
+
+
+class AdamW(keras.optimizers.AdamW):
+    """Keras' AdamW with clipping by the global norm and that norm kept in a variable, so that it can be logged.
+
+    Args:
+        clip_norm: gradients are scaled down to this global norm before the update; 0 leaves them alone.
+        **kwargs: as for `keras.optimizers.AdamW`.
+
+    Attributes:
+        gradient_norm: float32 scalar variable: the global norm before clipping in the last update. Not finite after a
+            step whose gradients were not.
+
+    Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101;
+    Pascanu et al., "On the difficulty of training recurrent neural networks", https://arxiv.org/abs/1211.5063.
+
+    Example:
+
+    >>> model.compile(optimizer=AdamW(learning_rate=1e-3, clip_norm=1.0), loss="mse")
+    """
+
+    def __init__(self, learning_rate=1e-3, clip_norm=0.0, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.clip_norm = float(clip_norm)
+
+    def build(self, variables):
+        if self.built:
+            return
+        # Biases, normalisation and embeddings are not pulled towards zero: rows of rare tokens would only decay.
+        spared = [v for v in variables if len(v.shape) < 2 or "embedding" in v.path]
+        if spared:
+            self.exclude_from_weight_decay(var_list=spared)
+        super().build(variables)
+        self.gradient_norm = self.add_variable(shape=(), dtype="float32", name="gradient_norm")
+
+    def apply(self, grads, trainable_variables=None):
+        if trainable_variables is not None and not self.built:
+            with keras.name_scope(self.name):
+                self.build(list(trainable_variables))
+        # Gathers give sparse gradients in which a token's row may stand several times: only the sum has the right norm.
+        grads = [None if g is None else ops.convert_to_tensor(g) for g in grads]
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
+        norm = ops.sqrt(sum(squares))
+        self.gradient_norm.assign(norm)
+        if self.clip_norm > 0:
+            scale = self.clip_norm / ops.maximum(norm, self.clip_norm)
+            grads = [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
+        super().apply(grads, trainable_variables)
+
+    def get_config(self):
+        return {**super().get_config(), "clip_norm": self.clip_norm}
+
+
+class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise from zero, then linear, cosine or inverse-square-root descent, or none.
+
+    Args:
+        peak: learning rate at the end of the warm-up.
+        total_steps: steps of the whole training; linear and cosine reach zero there.
+        warmup_steps: steps of the rise.
+        course: "linear", "cosine", "rsqrt" or "constant".
+
+    Reference: Vaswani et al. 2017 (rsqrt), https://arxiv.org/abs/1706.03762; Loshchilov and Hutter 2016 (cosine),
+    https://arxiv.org/abs/1608.03983.
+
+    Example:
+
+    >>> float(WarmUpSchedule(1.0, total_steps=10, warmup_steps=2, course="linear")(6))
+    0.5
+    """
+
+    def __init__(self, peak, total_steps, warmup_steps=0, course="cosine"):
+        super().__init__()
+        if course not in ("linear", "cosine", "rsqrt", "constant"):
+            raise ValueError(f"course is linear, cosine, rsqrt or constant. Received: {course!r}")
+        self.peak, self.total_steps, self.warmup_steps, self.course = peak, total_steps, warmup_steps, course
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        warmup = float(self.warmup_steps)
+        share = ops.clip((step - warmup) / max(self.total_steps - warmup, 1.0), 0.0, 1.0)
+        if self.course == "linear":
+            factor = 1.0 - share
+        elif self.course == "cosine":
+            factor = 0.5 * (1.0 + ops.cos(share * 3.141592653589793))
+        elif self.course == "rsqrt":
+            factor = ops.sqrt(max(warmup, 1.0) / ops.maximum(step, max(warmup, 1.0)))
+        else:
+            factor = ops.ones_like(step)
+        # The first update is step 0: (step + 1) keeps it from being a wasted one.
+        rise = (step + 1.0) / max(warmup, 1.0)
+        return self.peak * ops.where(step < warmup, rise, factor)
+
+    def get_config(self):
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "course": self.course,
+        }

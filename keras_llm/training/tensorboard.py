@@ -1,0 +1,206 @@
+"""What TensorBoard shows of a run, written without TensorFlow, so that a machine with JAX alone can train.
+
+The file format and the messages are `tensorboard`'s own; only its file writer is not used, because that one opens files
+through TensorFlow wherever TensorFlow is installed.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format
+from PIL import Image, ImageDraw, ImageFont
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.projector import ProjectorConfig
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from keras_llm.errors import UserError
+
+PROJECTOR_ROWS = 10_000  # more points than this and the projector in the browser no longer turns smoothly
+FLUSH_SECONDS = 10.0
+
+
+class TensorBoard:
+    """Writes the events of one run; `tensorboard --logdir` on the directory or any parent shows them.
+
+    Events reach the disk every 10 seconds and with `flush`; call that before a checkpoint counts as saved, so that a
+    resumed run misses none. Each object writes a file of its own: a file cut off by a crash is never touched again.
+
+    Args:
+        directory: where the event files go; made if it is missing.
+        purge_step: the first step that this session writes. On resuming, what an earlier session wrote for this step
+            and later ones vanishes from the page, so that replayed steps do not show twice.
+
+    Raises:
+        UserError: the directory cannot be written.
+
+    Example:
+
+    >>> with TensorBoard(directory) as board:
+    ...     board.hparams("reader-1", {"model": {"width": 128}})
+    ...     board.scalars({"train/loss": 2.5, "train/learning_rate": 1e-3}, step=1)
+    """
+
+    def __init__(self, directory: str | os.PathLike, purge_step: int = 0):
+        self.directory = Path(directory)
+        now = time.time_ns()
+        # TensorBoard reads the files of a run in the order of their names.
+        name = f"events.out.tfevents.{now // 10**9:010d}.{now % 10**9:09d}.{os.getpid()}"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.directory / name, "xb")
+        except OSError as error:
+            raise UserError(
+                f"The TensorBoard directory must be writable. Received: {self.directory} ({error.strerror}). "
+                "Choose another run directory."
+            ) from error
+        self._records = RecordWriter(self._file)
+        self._flushed = time.monotonic()
+        self._write(Event(file_version="brain.Event:2"))
+        # In the first session too: TensorBoard only takes a second START for a restart.
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self.flush()
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Adds a point to a curve. Names are grouped by what stands before a "/"."""
+        self._write(Event(step=step, summary=scalar_pb(name, value)))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to each of several curves: `{name: value}`."""
+        for name, value in values.items():
+            self.scalar(name, value, step)
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """Adds a text, for instance a `markdown_table` of questions and answers. Text that is not Markdown: `escape`."""
+        self._write(Event(step=step, summary=text_pb(name, markdown)))
+
+    def image(self, name: str, image: np.ndarray | bytes, step: int) -> None:
+        """Adds a picture, for instance an `attention_image`.
+
+        Args:
+            name: name of the series of pictures.
+            image: RGB uint8 [height, width, 3], or the bytes of a PNG file.
+            step: training step.
+
+        Raises:
+            ValueError: an array of another shape or type.
+        """
+        if isinstance(image, bytes):
+            png, (width, height) = image, Image.open(io.BytesIO(image)).size
+        else:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"An image must be uint8 [height, width, 3]. Received: {image.dtype} {image.shape}.")
+            height, width = image.shape[:2]
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            png = file.getvalue()
+        value = Summary.Value(
+            tag=name,
+            metadata=image_metadata.create_summary_metadata(display_name=None, description=None),
+            tensor=make_tensor_proto([str(width).encode(), str(height).encode(), png], dtype=np.object_),
+        )
+        self._write(Event(step=step, summary=Summary(value=[value])))
+
+    def hparams(self, trial: str, values: Mapping) -> None:
+        """Tells the HPARAMS tab the configuration of the run.
+
+        Args:
+            trial: the run's name; runs of one name share a row.
+            values: configuration; nested mappings become dotted names, what is not a number, a bool or a string, text.
+        """
+        self._write(Event(summary=hparams_pb(_flat(values), trial_id=trial)))
+
+    def finish(self, metrics: Mapping[str, float], step: int, success: bool = True) -> None:
+        """Tells the HPARAMS tab how the run ended: its final metrics, drawn as `final/<name>`, and whether it succeeded."""
+        self.scalars({f"final/{name}": value for name, value in metrics.items()}, step)
+        status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
+        value = Summary.Value(
+            tag=hparams_metadata.SESSION_END_INFO_TAG,
+            metadata=hparams_metadata.create_summary_metadata(
+                HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
+            ),
+            tensor=hparams_metadata.NULL_TENSOR,
+        )
+        self._write(Event(step=step, summary=Summary(value=[value])))
+
+    def projector(
+        self, name: str, embeddings: np.ndarray, labels: Sequence[str], frequencies: Sequence[float] | None = None
+    ) -> None:
+        """Shows embeddings in the projector, replacing those of the same name.
+
+        Args:
+            name: name of the embeddings.
+            embeddings: [V, D] numbers, one row a token.
+            labels: V tokens; characters that do not print are shown escaped.
+            frequencies: V counts. The 10,000 most frequent tokens are shown; without counts, the first 10,000.
+
+        Raises:
+            ValueError: embeddings, labels and frequencies do not belong together.
+        """
+        embeddings = np.asarray(embeddings, dtype=np.float32)
+        order = np.arange(len(labels)) if frequencies is None else np.argsort(-np.asarray(frequencies), kind="stable")
+        if embeddings.ndim != 2 or not len(embeddings) == len(labels) == len(order) > 0:
+            raise ValueError(
+                "Embeddings must be [V, D] with V labels and frequencies. "
+                f"Received: {embeddings.shape}, {len(labels)} labels, {len(order)} frequencies."
+            )
+        shown = order[:PROJECTOR_ROWS]
+        vectors = embeddings[shown]
+        # TensorBoard takes a file for text unless a line of it is not UTF-8, so the first byte is made one that never is
+        # (the lowest bits of the first number: a change in its fifth digit at most).
+        vectors.view(np.uint8)[0, 0] = 0xFF
+
+        file = re.sub(r"[^\w.-]+", "_", name)
+        config_path = self.directory / "projector_config.pbtxt"
+        config = ProjectorConfig()
+        if config_path.exists():
+            text_format.Parse(config_path.read_text(encoding="utf-8"), config)
+        others = [embedding for embedding in config.embeddings if embedding.tensor_name != name]
+        config = ProjectorConfig(embeddings=others)
+        config.embeddings.add(
+            tensor_name=name,
+            tensor_path=f"{file}.bytes",
+            tensor_shape=vectors.shape,
+            metadata_path=f"{file}.tsv",
+        )
+        _replace(self.directory / f"{file}.bytes", vectors.tobytes())
+        _replace(self.directory / f"{file}.tsv", "".join(f"{visible(labels[i])}\n" for i in shown).encode())
+        _replace(config_path, text_format.MessageToString(config).encode())
+
+    def flush(self) -> None:
+        """Hands everything written so far to the operating system."""
+        self._records.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes the file; nothing can be written afterwards."""
+        self._records.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()

@@ -1,0 +1,158 @@
+"""From files to a trained run: read, tokenize, prepare, train, evaluate, keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from keras_llm import files
+from keras_llm.config import Config, differences, to_json
+from keras_llm.errors import UserError
+from keras_llm.run import Run, load_weights, save_weights, write_manifest
+
+
+def train_run(
+    config: Config,
+    run_dir: str | Path,
+    data: Sequence[Path],
+    eval_data: Sequence[Path] = (),
+    resume: bool = False,
+    max_examples: int | None = None,
+    max_eval_examples: int | None = None,
+    time_budget: float | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Trains what `config` describes on `data` and leaves a run directory.
+
+    Args:
+        config: every setting, merged.
+        run_dir: must not exist, unless `resume`.
+        data, eval_data: files that the task's reader understands.
+        resume: continue an existing run with the same config and the same data.
+        max_examples: train on a random part of the data, chosen by the seed.
+        max_eval_examples: evaluate on a random part while training.
+        time_budget: seconds of training.
+        say: receives what is told to the user.
+
+    Returns:
+        Exit code: 0, or 128 + n when a signal n stopped it (the state is saved).
+
+    Raises:
+        UserError: see the readers, `Run` and `Trainer`.
+    """
+    from keras_llm.data.prepared import fingerprint
+    from keras_llm.data.readers import limit
+    from keras_llm.tasks import TASKS
+
+    run_dir = Path(run_dir)
+    if run_dir.exists() and not resume:
+        raise UserError(f"{run_dir} exists already. Give another --run, or --resume to continue it.")
+    if resume:
+        run = Run(run_dir)
+        changed = differences(run.config, config)
+        if changed:
+            raise UserError(
+                f"--resume continues {run_dir} with the config it began with. Different now: {'; '.join(changed)}. "
+                f"Leave these flags as they were (see {run_dir / 'config.json'}) or train a new run."
+            )
+    task_class = TASKS[config.kind]
+    data_hash = fingerprint(*map(Path, data), max_examples)
+    if resume and run.manifest["data"] != data_hash:
+        raise UserError(
+            f"--resume continues {run_dir} with the data it began with. Received other files, other contents or another "
+            "--max-examples. Give the same data or train a new run."
+        )
+    say(f"Reading {', '.join(map(str, data))}")
+    records, report = task_class.read(data)
+    for line in report.lines():
+        say(f"  {line}")
+    records = limit(records, max_examples, config.training.seed)
+    evaluation = []
+    if eval_data:
+        say(f"Reading {', '.join(map(str, eval_data))}")
+        evaluation, report = task_class.read(eval_data)
+        for line in report.lines():
+            say(f"  {line}")
+        evaluation = limit(evaluation, max_eval_examples, config.training.seed)
+    say("Config:\n" + to_json(config).rstrip())
+    if not resume:
+        _create(config, run_dir, task_class, records, data_hash, say)
+        run = Run(run_dir)
+    return _train(run, records, evaluation, time_budget, say)
+
+
+def _create(config, run_dir, task_class, records, data_hash, say):
+    """Everything up to the first step, written beside and renamed: a run directory is whole or not there."""
+    import keras
+
+    from keras_llm.data.prepared import Prepared
+    from keras_llm.tasks import make_task
+    from keras_llm.text import TOKENIZERS
+
+    with files.creating(run_dir) as directory:
+        # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
+        keras.utils.set_random_seed(config.training.seed)
+        say(f"Training a {config.text.tokenizer} tokenizer on {len(records)} examples")
+        tokenizer = TOKENIZERS[config.text.tokenizer].train(
+            task_class.texts(records), config.text.vocabulary_size, config.text.unicode_policy
+        )
+        task = make_task(config, tokenizer)
+        say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
+        prepared = Prepared.write(directory / "prepared", task.prepare(records), data_hash)
+        write_manifest(directory, config, tokenizer, data=data_hash, examples=len(records), rows=len(prepared))
+
+
+def _train(run, records, evaluation, time_budget, say):
+    import keras
+
+    from keras_llm.data.prepared import Prepared
+    from keras_llm.tasks import make_task
+    from keras_llm.training.observers import TensorBoardObserver
+    from keras_llm.training.trainer import Trainer
+
+    config = run.config
+    keras.utils.set_random_seed(config.training.seed)  # before the tokenizer, see above
+    tokenizer = run.tokenizer()
+    task = make_task(config, tokenizer)
+    prepared = Prepared.open(run.prepared, run.manifest["data"])
+    say(f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on")
+
+    def evaluate():
+        metrics = task.evaluate(evaluation, tune=True)
+        say("  " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        return metrics
+
+    def keep(is_best):
+        save_weights(task, run.last_weights, tokenizer.fingerprint)
+        if is_best:
+            save_weights(task, run.best_weights, tokenizer.fingerprint)
+
+    observer = TensorBoardObserver(run.logs, task, evaluation or records)
+    trainer = Trainer(
+        task,
+        prepared,
+        run.state,
+        evaluate=evaluate if evaluation else None,
+        keep=keep,
+        observers=[observer],
+        time_budget=time_budget,
+    )
+    progress = trainer.train()
+    if trainer.stop_signal:
+        observer.close()
+        return 128 + trainer.stop_signal
+    say(f"Training ended ({progress.stopped}) after {progress.step} steps and {progress.seconds / 60:.1f} minutes.")
+    load_weights(task, run.best_weights, tokenizer.fingerprint)
+    metrics = {"steps": progress.step, "best_step": progress.best_step, "training_seconds": progress.seconds}
+    for name, part in (("train", records[: len(evaluation) or 1000]), ("evaluation", evaluation)):
+        if part:
+            metrics[name] = task.evaluate(part)
+    metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    files.write_json(run.metrics, metrics)
+    observer.finish(metrics)
+    for name in ("train", "evaluation"):
+        if name in metrics:
+            say(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics[name].items()))
+    say(f"The run is in {run.path}")
+    return 0

@@ -1,0 +1,46 @@
+"""Ask a run, or a server, a question."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import _path  # noqa: F401
+import tyro
+
+from keras_llm.command_line import parse, read_text, run_script
+
+
+@dataclasses.dataclass
+class Arguments:
+    source: tyro.conf.Positional[str]
+    """Directory of a run, or a server's model: http://127.0.0.1:8501/v1/models/reader"""
+    question: tyro.conf.Positional[str]
+    """The question."""
+    context: str | None = None
+    """Where a reader looks for the answer."""
+    context_file: Path | None = None
+    """UTF-8 file with that text."""
+
+
+def main():
+    arguments = parse(Arguments, __doc__)
+    strings = {"question": arguments.question}
+    if arguments.context_file:
+        strings["context"] = read_text(arguments.context_file, "--context-file")
+    elif arguments.context is not None:
+        strings["context"] = arguments.context
+    if arguments.source.startswith(("http://", "https://")):
+        from keras_llm.serving.client import ask
+
+        answer = ask(arguments.source, strings)
+    else:
+        import keras_llm
+
+        answer = keras_llm.load(arguments.source).ask_one(strings)
+    print(json.dumps(answer, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,37 @@
+"""Evaluate a run on labelled data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import _path  # noqa: F401
+import tyro
+
+from keras_llm.command_line import parse, run_script
+
+
+@dataclasses.dataclass
+class Arguments:
+    run: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    data: tuple[Path, ...]
+    """Files with questions and true answers."""
+    output: Path | None = None
+    """JSON file for the metrics; without it they are only printed."""
+    predictions: Path | None = None
+    """JSON file for the answers, question id to answer, as the SQuAD and CMRC scripts read it."""
+    weights: Literal["best", "last"] = "best"
+    """Which weights: best or last."""
+
+
+def main():
+    arguments = parse(Arguments, __doc__)
+    from keras_llm.evaluate import evaluate_run
+
+    evaluate_run(arguments.run, arguments.data, arguments.output, arguments.predictions, arguments.weights)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,35 @@
+"""Export a run as a SavedModel that takes strings and returns strings, proven in another process."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import _path  # noqa: F401
+import tyro
+
+from keras_llm.command_line import parse, run_script
+
+
+@dataclasses.dataclass
+class Arguments:
+    run: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    directory: tyro.conf.Positional[Path]
+    """Directory of the exported model; each export becomes its next version: 1, 2, ..."""
+    data: tuple[Path, ...] = ()
+    """Questions whose answers are compared with Python's; default: the bundled ones."""
+    lite: bool = True
+    """Also write a TFLite file (ids in, ids or numbers out) below lite/."""
+
+
+def main():
+    arguments = parse(Arguments, __doc__)
+    from keras_llm.export.export import export_run
+
+    for line in export_run(arguments.run, arguments.directory, arguments.data, arguments.lite):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,59 @@
+"""Train a question-answering system on your own data."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import _path  # noqa: F401
+import tyro
+
+from keras_llm.command_line import parse, recommended, run_script, seconds
+from keras_llm.config import Config, validate
+
+
+@dataclasses.dataclass
+class Arguments:
+    data: tuple[Path, ...]
+    """Training files: SQuAD JSON (CMRC, DRCD) for reading; JSONL, CSV, TSV, YAML or SQuAD JSON for closed_book."""
+    run: Path
+    """Directory of the run; must not exist, unless --resume is given."""
+    config_values: Annotated[Config, tyro.conf.arg(name="")]
+    eval_data: tuple[Path, ...] = ()
+    """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
+    config: Path | None = None
+    """JSON file with settings; flags given here have priority over it, it has priority over the preset."""
+    resume: bool = False
+    """Continue the run where it stopped, at the exact step with the exact next batch."""
+    max_examples: int | None = None
+    """Train on a random part of the data, chosen by --seed."""
+    max_eval_examples: int | None = None
+    """Evaluate on a random part of the evaluation data after each epoch; evaluate.py always takes all of it."""
+    time_budget: str | None = None
+    """Stop after this time as if at the end: 90m, 1h30m, 600 (seconds)."""
+
+
+def main():
+    base = recommended(sys.argv[1:], kind="reading", model="transformer")
+    default = Arguments(data=tyro.MISSING, run=tyro.MISSING, config_values=base)
+    arguments = parse(Arguments, __doc__, default)
+    config = validate(arguments.config_values)
+    budget = seconds(arguments.time_budget) if arguments.time_budget else None
+    from keras_llm.training.train import train_run
+
+    return train_run(
+        config,
+        arguments.run,
+        arguments.data,
+        arguments.eval_data,
+        resume=arguments.resume,
+        max_examples=arguments.max_examples,
+        max_eval_examples=arguments.max_eval_examples,
+        time_budget=budget,
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
