@@ -33,6 +33,8 @@ class Arguments:
     """Evaluate on a random part of the evaluation data after each epoch; evaluate.py always takes all of it."""
     time_budget: str | None = None
     """Stop after this time as if at the end: 90m, 1h30m, 600 (seconds)."""
+    save_every: str = "2m"
+    """Save the state for --resume at least this often; it is also saved at each evaluation and when stopped."""
 
 
 def main():
@@ -52,6 +54,7 @@ def main():
         max_examples=arguments.max_examples,
         max_eval_examples=arguments.max_eval_examples,
         time_budget=budget,
+        save_seconds=seconds(arguments.save_every),
     )
 
 

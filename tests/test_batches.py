@@ -66,7 +66,7 @@ def test_batches_of_an_epoch(lengths, batch_size, drop_remainder, options, epoch
             seen += batch["index"].tolist()
             rows = [prepared.row(i) for i in batch["index"]]
             for name in ("ids", "other"):
-                longest = max(len(row[name]) for row in rows)
+                longest = max(1, *(len(row[name]) for row in rows))
                 assert longest <= batch[name].shape[1] < longest + options["multiple"]
                 assert batch[name].shape[1] % options["multiple"] == 0
                 assert batch[name].dtype == prepared.features[name].dtype

@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_llm.errors import UserError
@@ -108,6 +108,7 @@ def test_unanswerable_questions_as_the_oracle():
 # Properties
 
 
+@settings(deadline=None)
 @given(ANSWERS, ANSWERS)
 def test_scores_are_bounded_symmetric_and_agree_with_exact_match(a, b):
     for exact, overlap in ((exact_match, f1), (cmrc_exact_match, cmrc_f1)):
@@ -118,6 +119,7 @@ def test_scores_are_bounded_symmetric_and_agree_with_exact_match(a, b):
         assert exact(a, [b]) <= overlap(a, [b])
 
 
+@settings(deadline=None)
 @given(ANSWERS, st.lists(ANSWERS, max_size=3))
 def test_an_accepted_answer_scores_100(answer, others):
     for metric in (cmrc_exact_match, cmrc_f1):
@@ -127,6 +129,7 @@ def test_an_accepted_answer_scores_100(answer, others):
             assert metric(answer, [*others, answer]) == 100
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from("语言模型注意力a1"), min_size=1), st.sampled_from("，。：？！“”；’《》·、「」（）－～『』")
 )
@@ -137,6 +140,7 @@ def test_full_width_punctuation_is_ignored_by_cmrc(characters, mark):
     assert cmrc_f1(marked, [plain]) == 100
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(ANSWERS, ANSWERS, st.booleans(), SCORES), min_size=1, max_size=8))
 def test_best_thresholds_are_reached_and_not_surpassed(questions):
     records = [record(str(i), answer, impossible=i == 0 or no) for i, (answer, _, no, _) in enumerate(questions)]

@@ -1,4 +1,4 @@
-"""Readers: every form, in Chinese and English, what is mended, what is skipped, and the place that each refusal names."""
+"""Readers: every form, in Chinese and English; what is mended, what is skipped, which place each refusal names."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 CONTEXT = "注意力机制由巴达诺等人于2014年提出。2017年，Transformer 只用注意力。"
 
 
-def question(number, text="2017", start=22, **more):
+def question(number, text="2017", start=20, **more):
     return {"id": number, "question": f"问题 {number}？", "answers": [{"text": text, "answer_start": start}]} | more
 
 
@@ -45,21 +45,21 @@ def write(tmp_path):
 
 
 def test_squad_record(write):
-    path = write("train.json", squad(question("q1"), question(2, "2014", 13)))
+    path = write("train.json", squad(question("q1"), question(2, "2014", 12)))
     records, report = read_squad([path])
     assert records == [
         {
             "id": "q1",
             "question": "问题 q1？",
             "context": CONTEXT,
-            "answers": [{"text": "2017", "start": 22}],
+            "answers": [{"text": "2017", "start": 20}],
             "impossible": False,
         },
         {
             "id": "2",
             "question": "问题 2？",
             "context": CONTEXT,
-            "answers": [{"text": "2014", "start": 13}],
+            "answers": [{"text": "2014", "start": 12}],
             "impossible": False,
         },
     ]
@@ -67,7 +67,7 @@ def test_squad_record(write):
 
 
 def test_unanswerable_questions(write):
-    plausible = [{"text": "2014", "answer_start": 13}]
+    plausible = [{"text": "2014", "answer_start": 12}]
     path = write(
         "dev.json",
         squad(
@@ -132,11 +132,11 @@ def test_nearest_occurrence_is_what_a_full_search_finds(context, text, start):
 
 def test_lost_answers_are_listed(write):
     two = question(40)
-    two["answers"].append({"text": "2018年", "answer_start": 22})
+    two["answers"].append({"text": "2018年", "answer_start": 20})
     path = write("train.json", squad(*map(question, range(1, 40)), two, question(41, "不在文中", 3)))
     records, report = read_squad([path])
     assert (report.read, report.kept, len(records)) == (41, 40, 40)
-    assert records[-1]["answers"] == [{"text": "2017", "start": 22}]  # the question keeps its other answer
+    assert records[-1]["answers"] == [{"text": "2017", "start": 20}]  # the question keeps its other answer
     assert report.skipped == [
         (f"{path}: data[0].paragraphs[0].qas[39].answers[1]", 'the answer "2018年" is not in its context'),
         (f"{path}: data[0].paragraphs[0].qas[40].answers[0]", 'the answer "不在文中" is not in its context'),
@@ -204,7 +204,7 @@ def test_a_missing_key_is_named_with_its_place(write, keys, place):
         (squad(question(1, question=None)), 'qas[0]: key "question" must be a text. Received: null'),
         (squad(question(True)), "qas[0]: an id must be a text or a whole number. Received: true"),
         (squad(question(1.5)), "qas[0]: an id must be a text or a whole number. Received: 1.5"),
-        (squad(question(1, "2017", "22")), 'answers[0]: key "answer_start" must be a whole number. Received: "22"'),
+        (squad(question(1, "2017", "20")), 'answers[0]: key "answer_start" must be a whole number. Received: "20"'),
         (squad(question(1), context=["a"]), 'paragraphs[0]: key "context" must be a text. Received: a list of 1'),
         (squad(question(1, answers="2017")), 'qas[0]: key "answers" must be a list. Received: "2017"'),
     ],
@@ -328,38 +328,46 @@ def test_files_of_one_stem_have_ids_of_their_own(tmp_path):
     assert [record["id"] for record in records] == [f"{tmp_path}/{name}/train.tsv:1" for name in ("one", "two")]
 
 
+JSON, CSV, YAML = (
+    "must be valid JSON. Received: ",
+    "rows must be valid CSV. Received: ",
+    "must be valid YAML. Received: ",
+)
+Q = '{"question": "a", '
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("p.jsonl", '{"question": "a", "answer": "b"}\n{"question": "a",}', "p.jsonl:2: must be valid JSON. Received: .* at column 1"),
-        ("p.jsonl", '{"question": "a"}', 'p.jsonl:1: key "answer" is missing. Received: an object with the keys question'),
+        ("p.jsonl", Q + '"answer": "b"}\n' + Q + "}", "p.jsonl:2: " + JSON + ".* at column 1"),
+        ("p.jsonl", Q + '"context": "a"}', 'p.jsonl:1: key "answer" is missing. Received: .*keys question, context'),
         ("p.jsonl", '\n{"answer": "a"}', 'p.jsonl:2: key "question" is missing'),
-        ("p.jsonl", '{"question": "a", "answer": 1963}', 'p.jsonl:1: key "answer" must be a text. Received: 1963. Put it in'),
-        ("p.jsonl", '{"question": "a", "answers": ["b", null]}', 'p.jsonl:1: key "answers" must be a text. Received: null'),
+        ("p.jsonl", Q + '"answer": 1963}', 'p.jsonl:1: key "answer" must be a text. Received: 1963. Put it in'),
+        ("p.jsonl", Q + '"answers": ["b", null]}', 'p.jsonl:1: key "answers" must be a text. Received: null'),
         ("p.jsonl", '{"question": ["a"], "answer": "b"}', 'p.jsonl:1: key "question" must be a text'),
         ("p.jsonl", '["a", "b"]', "p.jsonl:1: must be an object. Received: a list of 2"),
-        ("p.jsonl", '{"id": "x", "question": "a", "answer": "b"}\n' * 2, r'"x" at .*p.jsonl:1 and .*p.jsonl:2'),
-        ("p.json", '[\n{"question": "a"\n"answer": "b"}]', "p.json:3: must be valid JSON. Received: Expecting ',' delimiter at col"),
+        ("p.jsonl", (Q + '"id": "x", "answer": "b"}\n') * 2, '"x" at .*p.jsonl:1 and .*p.jsonl:2'),
+        ("p.json", '[\n{"question": "a"\n"answer": "b"}]', "p.json:3: " + JSON + "Expecting ',' delimiter at col"),
         ("p.json", '[{"question": "a", "answer": "b"}, {}]', r'p.json: \[1\]: key "question" is missing'),
         ("p.json", '{"question": "a"}', "p.json: must be a list of pairs, or SQuAD"),
         ("p.csv", "a,b\nc,d,e\n", "p.csv:2: every row must have 2 columns. Received: 3. Quote"),
         ("p.csv", "id,question,answer\n1,a,b\n\n2,c\n", "p.csv:4: every row must have 3 columns. Received: 2"),
-        ("p.csv", 'a,b\n"c\nd",e\n"open,f\n', "p.csv:4: rows must be valid CSV. Received: unexpected end of data"),
-        ("p.tsv", 'a\tb\n"c" d\te\n', "p.tsv:2: rows must be valid CSV. Received: '\t' expected after '\"'. Close every quote"),
+        ("p.csv", 'a,b\n"c\nd",e\n"open,f\n', "p.csv:4: " + CSV + "unexpected end of data. Close every quote"),
+        ("p.tsv", 'a\tb\n"c" d\te\n', "p.tsv:2: " + CSV + "'\t' expected after '\"'"),
         ("p.csv", "question,context\na,b\n", "p.csv:1: a header must name a question and an answer column"),
         ("p.csv", "a;b\n", "p.csv:1: every row must have 2 columns. Received: 1"),
-        ("p.yml", "conversations:\n- - a\n  - b\n - c\n", "p.yml:4: must be valid YAML"),
-        ("p.yml", "conversations:\n- - a\n  - b\x07\n", "p.yml:3: must be valid YAML. Received: .*not allowed"),
+        ("p.yml", "conversations:\n- - a\n  - b\n - c\n", "p.yml:4: " + YAML),
+        ("p.yml", "conversations:\n- - a\n  - b\x07\n", "p.yml:3: " + YAML + ".*not allowed"),
         ("p.yml", "conversations: {a: b}\n", 'p.yml: must have a list under the key "conversations"'),
         ("p.yml", "- a\n- b\n", 'p.yml: must have a list under the key "conversations"'),
-        ("p.yml", "[" * 10**5, "p.yml:1: must be valid YAML. Received: lists nested more than 100 deep"),
-        ("p.json", "[" * 10**5, "p.json:1: must be valid JSON"),
-        ("p.json", "[1" + "0" * 5000 + "]", "p.json:1: must be valid JSON"),
+        ("p.yml", "[" * 10**5, "p.yml:1: " + YAML + "lists nested more than 100 deep"),
+        ("p.json", "[" * 10**5, "p.json:1: " + JSON),
+        ("p.json", "[1" + "0" * 5000 + "]", "p.json:1: " + JSON),
         ("p.txt", "a\tb\n", r"Pairs are read from \.jsonl, .*Received: .*p\.txt"),
         ("p", "a\tb\n", "Pairs are read from"),
         ("p.tsv", "\tb\n", "usable. Received: none of the 1 in .*p.tsv, first .*p.tsv:1: the question is empty"),
     ],
-)  # fmt: skip
+)
 def test_broken_pairs(write, name, content, message):
     with pytest.raises(UserError, match=message):
         read_pairs([write(name, content)])
@@ -377,7 +385,7 @@ def test_files_that_cannot_be_read(write, tmp_path, reader):
         ([tmp_path], "Received: the directory"),
         ([write("empty.json", "")], "must not be empty"),
         ([write("blank.json", " \n\n")], "must not be empty"),
-        ([write("bom.json", b"\xef\xbb\xbf")], "must not be empty"),
+        ([write("only-bom.json", b"\xef\xbb\xbf")], "must not be empty"),
         ([write("empty.json.gz", b"")], "must not be empty"),
         ([write("not.json.gz", b"{}")], "must be a whole gzip file"),
         ([write("cut.json.gz", gzip.compress(good.read_bytes())[:-20])], "must be a whole gzip file"),
@@ -495,7 +503,7 @@ def test_report_lines():
     ]
 
 
-# --- public sets, with the counts that their authors publish -------------------------------------------------------------
+# --- public sets, with the counts that their authors publish ----------------------------------------------------------
 
 
 def shared(pattern):

@@ -138,7 +138,8 @@ class Batches:
         return starts, splits[rows + 1] - starts
 
     def _padded(self, lengths: np.ndarray) -> int:
-        return -(-int(lengths.max()) // self.multiple) * self.multiple
+        longest = max(1, int(lengths.max()))  # a batch of empty rows still has a column: models need not know width 0
+        return -(-longest // self.multiple) * self.multiple
 
     def _rows(self, step: int) -> np.ndarray:
         """Row numbers of the whole batch, of all workers."""

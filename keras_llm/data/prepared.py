@@ -121,13 +121,13 @@ class Prepared:
                     f"not {fingerprint[:12]}). Delete that directory, so that the data is prepared again."
                 )
             features, splits = _open_columns(directory, description)
+            return cls(features, splits, description["fingerprint"], description["count"])
         except FileNotFoundError as error:
             missing = directory if not directory.exists() else error.filename
             raise UserError(f"Prepared data must be whole. Received: no {missing}. Prepare the data again.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             received = f"{directory}, damaged: {error}"
             raise UserError(f"Prepared data must be whole. Received: {received}. Prepare the data again.") from None
-        return cls(features, splits, description["fingerprint"], description["count"])
 
 
 def fingerprint(*parts) -> str:
@@ -268,7 +268,12 @@ def _open_columns(directory: Path, description: dict) -> tuple[dict[str, np.ndar
 
 
 def _open_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.lib.format.open_memmap(path, mode="r")
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # from a damaged header NumPy lets through whatever its parser raises
+        raise ValueError(f"{path.name}: {error}") from None
     if array.dtype != np.dtype(dtype) or array.shape != shape:
         raise ValueError(f"{path.name} is {array.dtype} {array.shape} instead of {dtype} {shape}")
     if path.stat().st_size != array.offset + array.nbytes:

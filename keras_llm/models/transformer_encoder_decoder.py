@@ -101,12 +101,12 @@ class TransformerEncoderDecoder(keras.Model):
         return self._logits(x)[:, 0], {**state, "caches": tuple(caches), "position": position + 1}
 
     def attention(self, inputs):
-        """Where the first example's target looked in the last block: weights [H, T, S] and the names of the axes."""
+        """Where the first example's target looked in the last block, mean of the heads: weights [T, S], names of the axes."""
         memory, mask = self._encode(inputs["source_ids"], False)
         x = self._embed(inputs["target_ids"], None, False)
         for block in self.decoder:
             x, weights = block(x, memory=memory, memory_mask=mask, return_weights=True)
-        return {"weights": ops.convert_to_numpy(weights[0]), "axes": ("head", "target_ids", "source_ids")}
+        return {"weights": ops.convert_to_numpy(ops.mean(weights[0], axis=0)), "axes": ("target_ids", "source_ids")}
 
     def _embed(self, ids, positions, training):
         x = self.embedding(ids)

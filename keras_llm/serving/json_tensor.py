@@ -18,7 +18,7 @@ from keras_llm.serving.json_reader import read_json
 from keras_llm.serving.json_writer import excerpt
 from keras_llm.serving.status import ServingError, invalid
 
-MAX_RANK = 254  # of any TensorFlow tensor
+MAX_RANK = 64  # of a NumPy array; a tensor may have 254 dimensions, but no op takes so many
 
 _NUMBER = frozenset([int, float])
 # TensorFlow's name of a dtype -> the Python types and the range [low, high) it takes, and what NumPy makes of them.
@@ -161,7 +161,7 @@ def _add_instance(name: str, value, dtypes: Mapping[str, str], leaves: dict, fir
     if name not in dtypes:
         raise invalid(f"JSON object: does not have named input: {name}")
     before = len(leaves[name])
-    shape = _shape(value)
+    shape = _shape(value, MAX_RANK - 1)
     _flatten(value, 0, shape, dtypes[name], leaves[name])
     size = len(leaves[name]) - before
     first_size, first_shape = first.setdefault(name, (size, shape))
@@ -185,7 +185,7 @@ def _read_columns(value, dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
     for name, dtype in dtypes.items():
         if name not in named:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-        shape, leaves = _shape(named[name]), []
+        shape, leaves = _shape(named[name], MAX_RANK), []
         _flatten(named[name], 0, shape, dtype, leaves)
         tensors[name] = _tensor(leaves, dtype, shape)
     return tensors
@@ -195,13 +195,13 @@ def _is_named(value) -> bool:
     return type(value) is dict and not is_base64(value)
 
 
-def _shape(value) -> list[int]:
+def _shape(value, max_rank: int) -> list[int]:
     """The shape of nested lists, judged by the first element of each."""
     shape = []
     while type(value) is list:
         shape.append(len(value))
-        if len(shape) > MAX_RANK:
-            raise invalid(f"Tensor has more than {MAX_RANK} dimensions")
+        if len(shape) > max_rank:
+            raise invalid(f"A tensor has at most {MAX_RANK} dimensions")
         if not value:
             break
         value = value[0]

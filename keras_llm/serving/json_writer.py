@@ -51,6 +51,7 @@ def predictions_json(outputs: Mapping[str, np.ndarray]) -> bytes:
     Raises:
         ServingError: INVALID_ARGUMENT for a scalar, for different B, or for a dtype without JSON form.
     """
+    outputs = dict(sorted(outputs.items()))  # the server's own order is that of a hash table
     batch = None
     for name, array in outputs.items():
         if array.ndim == 0:
@@ -60,8 +61,8 @@ def predictions_json(outputs: Mapping[str, np.ndarray]) -> bytes:
         batch = len(array)
     depth = 2 if len(outputs) == 1 else 3
     columns = {
-        name: _nest(_leaves(array, name, depth + array.ndim - 1), array.shape[1:], depth, single_line=True)
-        for name, array in _sorted(outputs)
+        name: _nest(_leaves(array, name, depth + array.ndim - 1), batch, array.shape[1:], depth, single_line=True)
+        for name, array in outputs.items()
     }
     rows = zip(*columns.values(), strict=True)
     if len(outputs) == 1:
@@ -82,8 +83,8 @@ def outputs_json(outputs: Mapping[str, np.ndarray]) -> bytes:
     """
     depth = 1 if len(outputs) == 1 else 2
     columns = [
-        (name, _nest(_leaves(array, name, depth + array.ndim), array.shape, depth, single_line=False)[0])
-        for name, array in _sorted(outputs)
+        (name, _nest(_leaves(array, name, depth + array.ndim), 1, array.shape, depth, single_line=False)[0])
+        for name, array in sorted(outputs.items())
     ]
     value = columns[0][1] if len(outputs) == 1 else _object(columns, depth=2)
     return b'{\n    "outputs": ' + value + b"\n}"
@@ -153,30 +154,21 @@ def _indent(depth: int) -> bytes:
     return b"    " * depth
 
 
-def _sorted(outputs: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    return sorted(outputs.items())  # the server's own order is that of a hash table
-
-
 def _object(members: Sequence[tuple[str, bytes]], depth: int) -> bytes:
     """`depth` is that of its members."""
     lines = [_indent(depth) + text_json(to_bytes(name)) + b": " + value for name, value in members]
     return b"{\n" + b",\n".join(lines) + b"\n" + _indent(depth - 1) + b"}"
 
 
-def _nest(leaves: list[bytes], shape: Sequence[int], depth: int, single_line: bool) -> list[bytes]:
-    """Leaves in C order -> the arrays of `shape` around them; as many as there are times `shape` in the leaves.
-
-    `depth` is that of the outermost bracket.
-    """
-    groups = [math.prod(shape[:axis]) for axis in range(len(shape))]
-    outer = len(leaves) // math.prod(shape) if math.prod(shape) else 1
+def _nest(leaves: list[bytes], count: int, shape: Sequence[int], depth: int, single_line: bool) -> list[bytes]:
+    """Leaves of an array [count, *shape] in C order -> `count` nested arrays; `depth` is that of their brackets."""
     for axis in reversed(range(len(shape))):
         size, inner = shape[axis], b"\n" + _indent(depth + axis + 1)
         start, comma, end = (b"", b", ", b"") if single_line else (inner, b"," + inner, inner[:-4])
-        count = outer * groups[axis]
+        groups = count * math.prod(shape[:axis])
         leaves = [
             b"[" + start + comma.join(leaves[i * size : (i + 1) * size]) + end + b"]" if size else b"[]"
-            for i in range(count)
+            for i in range(groups)
         ]
     return leaves
 
@@ -204,10 +196,10 @@ def _tensorflow_name(kind: np.dtype) -> str:
 def _floats(array: np.ndarray) -> list[bytes]:
     """The shorter of six digits and all digits that gives the same number back; never without "." or "e"."""
     flat = np.ravel(array)
-    texts = ["%g" % value for value in flat.tolist()]
+    texts = [f"{value:g}" for value in flat.tolist()]
     changed = np.array([float(text) for text in texts], np.float64).astype(flat.dtype) != flat
-    digits = "%.9g" if flat.dtype == np.float32 else "%.17g"
+    digits = 9 if flat.dtype == np.float32 else 17
     for i in np.flatnonzero(changed & np.isfinite(flat)):
-        texts[i] = digits % flat[i]
+        texts[i] = f"{float(flat[i]):.{digits}g}"
     words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
     return [words.get(text, text if "." in text or "e" in text else text + ".0").encode() for text in texts]

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_llm.errors import UserError
-from keras_llm.text.tokenizer import Tokenizer, check_size, checked_texts, printable
-from keras_llm.text.unicode import normalise, sanitise
+from keras_llm.text.tokenizer import Tokenizer, check_size, clean_texts, printable
+from keras_llm.text.unicode import sanitise
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 FIRST_BYTE = len(SPECIAL_TOKENS)  # ids 4 to 259 are the bytes 0 to 255
@@ -54,9 +54,8 @@ class CharacterTokenizer(Tokenizer):
     def train(cls, texts: Iterable[str], vocabulary_size: int, unicode_policy: str = "identity") -> CharacterTokenizer:
         check_size(vocabulary_size, FIRST_CHARACTER + 1, "4 special ids, 256 bytes, one character")
         counts = Counter()
-        for text in checked_texts(texts):
-            clean = normalise(sanitise([text.encode("utf-8", "surrogatepass")]), unicode_policy)
-            counts.update(clean.numpy()[0].decode())
+        for text in clean_texts(texts, unicode_policy):
+            counts.update(text)
         ranked = sorted(counts, key=lambda c: (-counts[c], c))
         return cls("".join(ranked[: vocabulary_size - FIRST_CHARACTER]), unicode_policy)
 

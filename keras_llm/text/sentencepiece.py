@@ -14,8 +14,8 @@ import tensorflow_text as tf_text
 from sentencepiece import sentencepiece_model_pb2
 
 from keras_llm.errors import UserError
-from keras_llm.text.tokenizer import Tokenizer, check_size, checked_texts, printable
-from keras_llm.text.unicode import normalise, sanitise
+from keras_llm.text.tokenizer import Tokenizer, check_size, clean_texts, printable
+from keras_llm.text.unicode import sanitise
 
 # SentencePiece writes a space as U+2581, so a user's own U+2581 would come back as a space. Inside the model U+2581 is
 # therefore another character, A, and a user's A or B is written after a B: a prefix code, so decoding is unique.
@@ -56,9 +56,8 @@ class SentencePieceTokenizer(Tokenizer):
         cls, texts: Iterable[str], vocabulary_size: int, unicode_policy: str = "identity"
     ) -> SentencePieceTokenizer:
         check_size(vocabulary_size, SMALLEST, "4 special ids, 256 bytes, one piece")
-        raw = [text.encode("utf-8", "surrogatepass") for text in checked_texts(texts)]
-        clean = [normalise(sanitise([text]), unicode_policy).numpy()[0].decode() for text in raw]
-        return cls(_train_model(clean, vocabulary_size), unicode_policy)
+        model = _train_model(list(clean_texts(texts, unicode_policy)), vocabulary_size)
+        return cls(model, unicode_policy)
 
     @classmethod
     def _from_bytes(cls, vocabulary: bytes, unicode_policy: str) -> SentencePieceTokenizer:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -200,16 +201,18 @@ def read_description(directory) -> dict:
     return description
 
 
-def checked_texts(texts: Iterable[str]) -> list[str]:
-    """The texts that hold something to learn from, or UserError if none does."""
+def clean_texts(texts: Iterable[str], unicode_policy: str) -> Iterator[str]:
+    """Texts to train on, as the graph will see them: sanitised, normalised; UserError if there is nothing to learn from."""
     if isinstance(texts, str):
         texts = [texts]
-    kept = [text for text in texts if text.strip()]
-    if not kept:
-        raise UserError(
-            "A tokenizer is trained on text. Received: no text that is not empty. Give at least one sentence."
-        )
-    return kept
+    raw = (text.encode("utf-8", "surrogatepass") for text in texts if text.strip())
+    empty = True
+    while batch := list(itertools.islice(raw, 256)):
+        empty = False
+        for text in normalise(sanitise(batch), unicode_policy).numpy():
+            yield text.decode()
+    if empty:
+        raise UserError("A tokenizer is trained on text. Received: no text that is not empty. Give at least one sentence.")
 
 
 def check_size(vocabulary_size: int, smallest: int, why: str) -> None:

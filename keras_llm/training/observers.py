@@ -9,7 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_llm.training.tensorboard import TensorBoard, attention_image
+from keras_llm.training.pictures import attention_image
+from keras_llm.training.tensorboard import TensorBoard
 
 SAMPLES = 8
 LONGEST_PICTURE = 48  # tokens a side of the attention picture
@@ -28,10 +29,17 @@ class TensorBoardObserver:
     def __init__(self, directory: str | Path, task, records: Sequence[dict], step: int = 0):
         self.task = task
         self.board = TensorBoard(directory, purge_step=step or None)
+        self.settings = {
+            f"{section}.{name}" if section else name: value
+            for section, values in _sections(task.config)
+            for name, value in values.items()
+        }
+        self.board.hyper_parameters(self.settings)
         self.samples = [records[i] for i in np.linspace(0, len(records) - 1, min(SAMPLES, len(records))).astype(int)]
 
     def on_log(self, step: int, values: dict[str, float]) -> None:
         self.board.scalars({f"train/{name}": value for name, value in values.items()}, step)
+        self.board.flush()  # what a kill takes away must not be older than the saved state
 
     def on_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         self.board.scalars({f"evaluation/{name}": value for name, value in metrics.items()}, step)
@@ -43,16 +51,11 @@ class TensorBoardObserver:
 
     def finish(self, metrics: dict) -> None:
         """The last things: hyper-parameters with the final metrics, the embedding for the projector."""
-        settings = {
-            f"{section}.{name}" if section else name: value
-            for section, values in _sections(self.task.config)
-            for name, value in values.items()
-        }
         final = {f"final/{name}": value for name, value in metrics.get("evaluation", metrics.get("train", {})).items()}
-        self.board.hyper_parameters(settings, final)
-        table = next((v for v in self.task.model.weights if v.path.split("/")[-2:][0].endswith("embedding")), None)
-        if table is not None and self.task.tokenizer is not None:
-            self.board.embeddings("tokens", keras.ops.convert_to_numpy(table.value), self.task.tokenizer.tokens())
+        self.board.hyper_parameters(self.settings, final)
+        if self.task.tokenizer is not None:
+            table = keras.ops.convert_to_numpy(self.task.model.embedding.embeddings)
+            self.board.embeddings("tokens", table, self.task.tokenizer.tokens())
         self.close()
 
     def close(self) -> None:
@@ -73,7 +76,8 @@ class TensorBoardObserver:
         found = self.task.model.attention(x)
         pieces = self.task.tokenizer.tokens()
         rows, columns = ([pieces[i] for i in x[axis][0][:LONGEST_PICTURE]] for axis in found["axes"])
-        return attention_image(found["weights"][:LONGEST_PICTURE, :LONGEST_PICTURE], rows, columns)
+        weights = found["weights"][:LONGEST_PICTURE, :LONGEST_PICTURE]
+        return attention_image(weights, rows, columns, *found["axes"])
 
 
 def _sections(config):

@@ -5,19 +5,16 @@ through TensorFlow wherever TensorFlow is installed.
 """
 
 import io
-import json
 import math
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from google.protobuf import text_format
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2
@@ -32,6 +29,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from keras_llm.errors import UserError
+from keras_llm.training.pictures import attention_image, visible
+
+__all__ = ["TensorBoard", "attention_image", "escape", "markdown_table"]
 
 PROJECTOR_ROWS = 10_000  # more points than this and the projector in the browser no longer turns smoothly
 FLUSH_SECONDS = 10.0
@@ -45,20 +45,21 @@ class TensorBoard:
 
     Args:
         directory: where the event files go; made if it is missing.
-        purge_step: the first step that this session writes. On resuming, what an earlier session wrote for this step
-            and later ones vanishes from the page, so that replayed steps do not show twice.
+        purge_step: on resuming, the first step written again. What an earlier session wrote for it and for later steps
+            vanishes from the page, so that replayed steps do not show twice.
 
     Raises:
         UserError: the directory cannot be written.
 
     Example:
 
-    >>> with TensorBoard(directory) as board:
-    ...     board.hparams("reader-1", {"model": {"width": 128}})
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory, TensorBoard(directory) as board:
+    ...     board.hyper_parameters({"model": {"width": 128}})
     ...     board.scalars({"train/loss": 2.5, "train/learning_rate": 1e-3}, step=1)
     """
 
-    def __init__(self, directory: str | os.PathLike, purge_step: int = 0):
+    def __init__(self, directory: str | os.PathLike, purge_step: int | None = None):
         self.directory = Path(directory)
         now = time.time_ns()
         # TensorBoard reads the files of a run in the order of their names.
@@ -75,7 +76,7 @@ class TensorBoard:
         self._flushed = time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
         # In the first session too: TensorBoard only takes a second START for a restart.
-        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self._write(Event(step=purge_step or 0, session_log=SessionLog(status=SessionLog.START)))
         self.flush()
 
     def scalar(self, name: str, value: float, step: int) -> None:
@@ -88,8 +89,12 @@ class TensorBoard:
             self.scalar(name, value, step)
 
     def text(self, name: str, markdown: str, step: int) -> None:
-        """Adds a text, for instance a `markdown_table` of questions and answers. Text that is not Markdown: `escape`."""
+        """Adds a text in Markdown; `escape` what is to be shown literally."""
         self._write(Event(step=step, summary=text_pb(name, markdown)))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
+        """Adds a table as text, for instance questions with predicted and true answers. Cells are shown literally."""
+        self.text(name, markdown_table(columns, rows), step)
 
     def image(self, name: str, image: np.ndarray | bytes, step: int) -> None:
         """Adds a picture, for instance an `attention_image`.
@@ -118,36 +123,35 @@ class TensorBoard:
         )
         self._write(Event(step=step, summary=Summary(value=[value])))
 
-    def hparams(self, trial: str, values: Mapping) -> None:
-        """Tells the HPARAMS tab the configuration of the run.
+    def hyper_parameters(self, settings: Mapping, metrics: Mapping[str, float] | None = None, step: int = 0) -> None:
+        """Makes the run a row of the HPARAMS tab. Call it when training begins and, with the metrics, when it is done.
 
         Args:
-            trial: the run's name; runs of one name share a row.
-            values: configuration; nested mappings become dotted names, what is not a number, a bool or a string, text.
+            settings: the configuration. Nested mappings become dotted names; what is neither a finite number, a bool
+                nor a string is shown as text. TensorBoard keeps the first settings that a run tells.
+            metrics: final metrics, also written as scalars of these names. With them the run counts as finished.
+            step: training step of the metrics.
         """
-        self._write(Event(summary=hparams_pb(_flat(values), trial_id=trial)))
-
-    def finish(self, metrics: Mapping[str, float], step: int, success: bool = True) -> None:
-        """Tells the HPARAMS tab how the run ended: its final metrics, drawn as `final/<name>`, and whether it succeeded."""
-        self.scalars({f"final/{name}": value for name, value in metrics.items()}, step)
-        status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
+        self._write(Event(summary=hparams_pb(_flat(settings), trial_id=str(self.directory))))
+        if metrics is None:
+            return
+        self.scalars(metrics, step)
+        end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
         value = Summary.Value(
             tag=hparams_metadata.SESSION_END_INFO_TAG,
-            metadata=hparams_metadata.create_summary_metadata(
-                HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
-            ),
+            metadata=hparams_metadata.create_summary_metadata(HParamsPluginData(session_end_info=end)),
             tensor=hparams_metadata.NULL_TENSOR,
         )
         self._write(Event(step=step, summary=Summary(value=[value])))
 
-    def projector(
+    def embeddings(
         self, name: str, embeddings: np.ndarray, labels: Sequence[str], frequencies: Sequence[float] | None = None
     ) -> None:
         """Shows embeddings in the projector, replacing those of the same name.
 
         Args:
             name: name of the embeddings.
-            embeddings: [V, D] numbers, one row a token.
+            embeddings: [V, D] finite numbers, one row a token.
             labels: V tokens; characters that do not print are shown escaped.
             frequencies: V counts. The 10,000 most frequent tokens are shown; without counts, the first 10,000.
 
@@ -163,8 +167,8 @@ class TensorBoard:
             )
         shown = order[:PROJECTOR_ROWS]
         vectors = embeddings[shown]
-        # TensorBoard takes a file for text unless a line of it is not UTF-8, so the first byte is made one that never is
-        # (the lowest bits of the first number: a change in its fifth digit at most).
+        # TensorBoard takes a file for text until it meets a line that is not UTF-8. So the first byte is made one that
+        # never is; it holds the lowest bits of the first number, which changes in its fifth digit at most.
         vectors.view(np.uint8)[0, 0] = 0xFF
 
         file = re.sub(r"[^\w.-]+", "_", name)
@@ -204,3 +208,45 @@ class TensorBoard:
         self._records.write(event.SerializeToString())
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table whose cells show any text literally.
+
+    Args:
+        columns: headings.
+        rows: one sequence of cells a row; cells are turned into text.
+
+    Example:
+
+    >>> print(markdown_table(["question", "answer"], [["谁？", "a|b"]]))
+    | question | answer |
+    | --- | --- |
+    | 谁？ | a&#124;b |
+    """
+    lines = [map(escape, columns), ["---"] * len(columns), *(map(escape, map(str, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def escape(text: str) -> str:
+    """Text as Markdown that shows it literally: marks become character references, line ends line breaks."""
+    escaped = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", text)
+    return "<br>".join(escaped.splitlines())
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict[str, bool | int | float | str]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+            flat[prefix + name] = value
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    beside.write_bytes(content)
+    os.replace(beside, path)

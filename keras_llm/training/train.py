@@ -21,6 +21,7 @@ def train_run(
     max_examples: int | None = None,
     max_eval_examples: int | None = None,
     time_budget: float | None = None,
+    save_seconds: float = 120.0,
     say: Callable[[str], None] = print,
 ) -> int:
     """Trains what `config` describes on `data` and leaves a run directory.
@@ -33,6 +34,7 @@ def train_run(
         max_examples: train on a random part of the data, chosen by the seed.
         max_eval_examples: evaluate on a random part while training.
         time_budget: seconds of training.
+        save_seconds: the state for `resume` is saved at least this often.
         say: receives what is told to the user.
 
     Returns:
@@ -79,7 +81,7 @@ def train_run(
     if not resume:
         _create(config, run_dir, task_class, records, data_hash, say)
         run = Run(run_dir)
-    return _train(run, records, evaluation, time_budget, say)
+    return _train(run, records, evaluation, time_budget, save_seconds, say)
 
 
 def _create(config, run_dir, task_class, records, data_hash, say):
@@ -103,7 +105,7 @@ def _create(config, run_dir, task_class, records, data_hash, say):
         write_manifest(directory, config, tokenizer, data=data_hash, examples=len(records), rows=len(prepared))
 
 
-def _train(run, records, evaluation, time_budget, say):
+def _train(run, records, evaluation, time_budget, save_seconds, say):
     import keras
 
     from keras_llm.data.prepared import Prepared
@@ -128,16 +130,17 @@ def _train(run, records, evaluation, time_budget, say):
         if is_best:
             save_weights(task, run.best_weights, tokenizer.fingerprint)
 
-    observer = TensorBoardObserver(run.logs, task, evaluation or records)
     trainer = Trainer(
         task,
         prepared,
         run.state,
         evaluate=evaluate if evaluation else None,
         keep=keep,
-        observers=[observer],
         time_budget=time_budget,
+        save_seconds=save_seconds,
     )
+    observer = TensorBoardObserver(run.logs, task, evaluation or records, trainer.progress.step)
+    trainer.observers.append(observer)
     progress = trainer.train()
     if trainer.stop_signal:
         observer.close()

@@ -21,8 +21,10 @@ from keras_llm.data.batches import Batches
 from keras_llm.errors import UserError
 from keras_llm.training.optimizers import AdamW, WarmUpSchedule
 
-SAVE_EVERY_SECONDS = 120
+SAVE_SECONDS = 120.0
 LOG_EVERY_STEPS = 20
+# Batches are padded to a multiple of this. JAX compiles each shape anew, so it gets few of them.
+PAD_MULTIPLE = {"tensorflow": 8, "jax": 64}
 
 
 @dataclass
@@ -58,8 +60,12 @@ class Trainer:
         evaluate: called as `evaluate()` with the weights to judge in the model; returns metrics, among them
             `task.monitor` (more is better). None: the best weights are those of the smallest mean training loss.
         keep: called as `keep(is_best)` after each evaluation with those weights in the model.
-        observers: objects with any of `on_log(step, values)`, `on_evaluation(step, metrics)`.
         time_budget: seconds after which training stops as if it were at its end; None: no limit.
+        save_seconds: the state is saved at least this often (and at each evaluation).
+
+    Attributes:
+        progress: where training stands, read from the state file if there is one.
+        observers: objects with any of `on_log(step, values)`, `on_evaluation(step, metrics)`; append yours.
 
     Raises:
         UserError: the loss is not finite (with step and learning rate), or the state belongs to another model.
@@ -78,13 +84,20 @@ class Trainer:
         state_path: str | Path,
         evaluate: Callable[[], dict] | None = None,
         keep: Callable[[bool], None] = lambda is_best: None,
-        observers=(),
         time_budget: float | None = None,
+        save_seconds: float = SAVE_SECONDS,
     ):
-        self.task, self.evaluate, self.keep, self.observers = task, evaluate, keep, list(observers)
-        self.state_path, self.time_budget = Path(state_path), time_budget
+        self.task, self.evaluate, self.keep = task, evaluate, keep
+        self.observers: list = []
+        self.state_path, self.time_budget, self.save_seconds = Path(state_path), time_budget, save_seconds
         self.settings = settings = task.config.training
-        self.batches = Batches(prepared, settings.batch_size, seed=settings.seed, length_feature=task.length_feature)
+        self.batches = Batches(
+            prepared,
+            settings.batch_size,
+            seed=settings.seed,
+            length_feature=task.length_feature,
+            multiple=PAD_MULTIPLE[keras.config.backend()],
+        )
         if not self.batches.steps_per_epoch:
             raise UserError(
                 f"Training needs at least one full batch. Received: {len(prepared)} examples with a batch size of "
@@ -103,8 +116,11 @@ class Trainer:
         if settings.ema:
             self._average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
             self._average.set_model(self.model)
+            self._average.set_params({"epochs": 0})  # only asks whether an epoch is the last, to leave the average in
         self.progress = Progress()
         self._last_loss = math.inf
+        if self.state_path.exists():
+            self._restore()
         self._stop_signal = 0
 
     def _optimizer(self):
@@ -132,8 +148,6 @@ class Trainer:
 
     def train(self) -> Progress:
         """Runs to the end, the time budget, an early stop, SIGINT or SIGTERM, saving the state on the way."""
-        if self.state_path.exists():
-            self._restore()
         progress, per_epoch = self.progress, self.batches.steps_per_epoch
         if progress.stopped == "time" and self.time_budget:
             progress.stopped = ""  # resumed with a new budget
@@ -171,7 +185,7 @@ class Trainer:
                     self._evaluate()
                     self._save()
                     saved = time.perf_counter()
-                elif self._stop_signal or time.perf_counter() - saved > SAVE_EVERY_SECONDS:
+                elif self._stop_signal or time.perf_counter() - saved >= self.save_seconds:
                     self._save()
                     saved = time.perf_counter()
                 if self._stop_signal:

@@ -1,0 +1,85 @@
+"""Asks a served model one question over REST: this server's, or TF Serving's own."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+
+from keras_llm.errors import UserError
+
+
+def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
+    """One question, one answer.
+
+    Args:
+        url: of the model: http://HOST:PORT/v1/models/NAME, perhaps with /versions/N or /labels/LABEL.
+        inputs: the strings its signature wants: {"question": ..., "context": ...} or {"question": ...}.
+        timeout: seconds until the server counts as unreachable.
+
+    Returns:
+        What the model gives: {"answer": str, "score": float, ...}.
+
+    Raises:
+        UserError: the server cannot be reached, or it answers with an error, which is shown.
+
+    Example:
+
+    >>> ask("http://127.0.0.1:8501/v1/models/reader", {"question": "Who?", "context": "Ann wrote it."})["answer"]
+    'Ann'
+    """
+    request = urllib.request.Request(
+        _predict_url(url),
+        data=json.dumps({"instances": [dict(inputs)]}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with _opener(request.host).open(request, timeout=timeout) as response:
+            body = response.read()
+    except urllib.error.HTTPError as error:
+        text = _error_text(error.read()) or error.reason
+        raise UserError(f"The server could not answer. Received: {error.code} from {url}: {text}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"A server must be running at {url}. Received: {reason}. Start one: python scripts/serve.py exported"
+        ) from None
+    try:
+        (answer,) = json.loads(body.decode("utf-8", "replace"))["predictions"]
+    except (ValueError, KeyError, TypeError):
+        answer = None
+    if not isinstance(answer, dict):
+        shown = body[:200].decode("utf-8", "replace")
+        raise UserError(f"{url} must be a model that answers questions. Received: {shown!r}.")
+    return answer
+
+
+def _predict_url(url: str) -> str:
+    parts = urllib.parse.urlsplit(url.strip().removesuffix(":predict").rstrip("/"))
+    well_formed = re.fullmatch(r".*/v1/models/[^/:]+(/versions/[0-9]+|/labels/[^/:]+)?", parts.path)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not well_formed:
+        raise UserError(f"A model's address is http://HOST:PORT/v1/models/NAME. Received: {url}.")
+    path = urllib.parse.quote(parts.path, safe="/%") + ":predict"
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def _opener(host: str) -> urllib.request.OpenerDirector:
+    """Proxies are for the world outside: a server on this machine is asked directly."""
+    name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+    try:
+        here = ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        here = name == "localhost"
+    return urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if here else [])
+
+
+def _error_text(body: bytes) -> str:
+    try:
+        return str(json.loads(body.decode("utf-8", "replace"))["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")

@@ -1,0 +1,41 @@
+"""Serve exported models over REST, by TF Serving's paths, for development and small deployments."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import _path  # noqa: F401
+import tyro
+
+from keras_llm.command_line import parse, run_script
+from keras_llm.errors import UserError
+
+
+@dataclasses.dataclass
+class Arguments:
+    exported: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPORTED")]
+    """Directory with NAME/VERSION/saved_model.pb below it; of each model the newest version is served."""
+    rest_port: int = 8501
+    """Port of the REST API; 0 takes any that is free."""
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 lets other machines in: there is no password."""
+    poll_seconds: float = 1.0
+    """How often new versions are looked for; they replace the old one without a failed request."""
+
+
+def main():
+    arguments = parse(Arguments, __doc__)
+    if not arguments.poll_seconds > 0:
+        raise UserError(f"--poll-seconds must be above 0. Received: {arguments.poll_seconds}.")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("keras_llm").setLevel(logging.INFO)
+    from keras_llm.serving.server import serve
+
+    serve(arguments.exported, arguments.host, arguments.rest_port, arguments.poll_seconds)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,155 @@
+"""The reading models: shapes, padding, what they can learn, half precision."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_llm.config import ModelConfig
+from keras_llm.models.lstm_reader import LSTMReader
+from keras_llm.models.transformer_reader import ConvolutionBlock, TransformerReader
+
+V = 30
+CONFIG = ModelConfig(embedding_dim=8, hidden_dim=6, num_layers=2, num_heads=2, feedforward_dim=16, dropout=0.1)
+READERS = [LSTMReader, TransformerReader]
+RNG = np.random.default_rng(0)
+
+
+def inputs(batch=3, question=4, context=7):
+    """Rows of different lengths: each next one a token shorter in question and context."""
+    q = RNG.integers(2, V, (batch, question)).astype("int32")
+    c = RNG.integers(2, V, (batch, context)).astype("int32")
+    for row in range(batch):
+        q[row, question - row :] = 0
+        c[row, context - row :] = 0
+    return {"question_ids": q, "context_ids": c}
+
+
+def build(cls, config=CONFIG, dtype=None, seed=0):
+    keras.utils.set_random_seed(seed)
+    model = cls(V, config, dtype=dtype)
+    model.build()
+    # XLA compiles long for one small batch; the jax backend knows nothing else.
+    jit_compile = keras.backend.backend() == "jax"
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss, jit_compile=jit_compile)
+    return model
+
+
+@pytest.fixture(params=READERS, ids=lambda cls: cls.__name__)
+def cls(request):
+    return request.param
+
+
+def test_logits(cls):
+    x = inputs()
+    logits = build(cls).predict_on_batch(x)
+    assert logits.shape == (3, 2, 8) and logits.dtype == np.float32
+    real = np.concatenate([np.ones((3, 1), bool), x["context_ids"] > 0], axis=1)[:, None]
+    assert (logits[np.broadcast_to(~real, logits.shape)] == -1e9).all()
+    assert (np.abs(logits[np.broadcast_to(real, logits.shape)]) < 100).all()
+
+
+def test_padding_and_neighbours_change_nothing(cls):
+    model, x = build(cls), inputs()
+    logits = model.predict_on_batch(x)
+    padded = {
+        "question_ids": np.pad(x["question_ids"][1:], ((0, 0), (0, 3))),
+        "context_ids": np.pad(x["context_ids"][1:], ((0, 0), (0, 5))),
+    }
+    longer = model.predict_on_batch(padded)
+    np.testing.assert_allclose(longer[:, :, :8], logits[1:], rtol=1e-4, atol=1e-4)
+    assert (longer[:, :, 8:] == -1e9).all()
+
+
+def test_texts_without_tokens_give_finite_logits(cls):
+    nothing = {"question_ids": np.zeros((2, 1), "int32"), "context_ids": np.zeros((2, 1), "int32")}
+    logits = build(cls).predict_on_batch(nothing)
+    assert np.isfinite(logits).all()
+    assert (logits[:, :, 1] == -1e9).all() and (np.abs(logits[:, :, 0]) < 100).all()
+
+
+def test_learns_a_batch_by_heart(cls):
+    config = dataclasses.replace(CONFIG, embedding_dim=16, hidden_dim=12, num_layers=1, dropout=0.0)
+    model, x = build(cls, config), inputs(4, 5, 9)
+    spans = np.array([[2, 4], [0, 0], [7, 7], [1, 6]])  # the second has no answer
+    for _ in range(60):
+        loss = model.train_on_batch(x, spans)
+    assert float(loss) < 0.1
+    np.testing.assert_array_equal(model.predict_on_batch(x).argmax(axis=-1), spans)
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_mixed_precision_is_near_float32(cls, half):
+    x, full, mixed = inputs(), build(cls), build(cls, dtype=f"mixed_{half}")
+    mixed.set_weights(full.get_weights())
+    assert all(w.dtype == "float32" for w in mixed.weights)
+    assert mixed.encoder[1].compute_dtype == half if cls is TransformerReader else mixed.encoder.compute_dtype == half
+    near, logits = full.predict_on_batch(x), mixed.predict_on_batch(x)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, near, atol=0.15, rtol=0.05)
+    assert not np.array_equal(logits, near)
+
+
+def test_dropout_only_while_training(cls):
+    x = {name: ops.convert_to_tensor(value) for name, value in inputs().items()}
+    model = build(cls, dataclasses.replace(CONFIG, num_layers=1, dropout=0.5))
+    still = [ops.convert_to_numpy(model(x, training=False)) for _ in range(2)]
+    np.testing.assert_array_equal(*still)
+    assert not np.allclose(ops.convert_to_numpy(model(x, training=True)), still[0])
+
+
+def test_attention_of_the_first_example(cls):
+    x = inputs()
+    x["question_ids"][0, 2:] = 0
+    found = build(cls).attention(x)
+    assert found["axes"] == ("context_ids", "question_ids") and found["weights"].shape == (7, 4)
+    np.testing.assert_allclose(found["weights"].sum(axis=-1), 1.0, rtol=1e-5)
+    assert (found["weights"][:, 2:] == 0).all() and (found["weights"][:, :2] > 0).all()
+
+
+def test_weights_survive_saving(cls, tmp_path):
+    x, model = inputs(), build(cls, seed=1)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = build(cls, seed=2)
+    again.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(again.predict_on_batch(x), model.predict_on_batch(x))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "learned", "norm": "layer", "activation": "relu"},
+        {"positions": "sinusoidal", "norm_first": False},
+        {"num_kv_heads": 1, "activation": "swiglu", "num_layers": 1},
+    ],
+    ids=str,
+)
+def test_transformer_settings(changes):
+    model = build(TransformerReader, dataclasses.replace(CONFIG, **changes))
+    logits = model.predict_on_batch(inputs(2))
+    assert logits.shape == (2, 2, 8) and np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+def test_transformer_sees_the_order_beyond_the_convolutions(positions):
+    config = dataclasses.replace(CONFIG, positions=positions)
+    model, x = build(TransformerReader, config), inputs(1, 2, 24)
+    swapped = {**x, "context_ids": x["context_ids"].copy()}
+    swapped["context_ids"][0, [1, 2]] = x["context_ids"][0, [2, 1]]
+    # Token 23 is out of reach of all the convolutions: only attention can tell it.
+    assert abs(model.predict_on_batch(x)[0, :, 24] - model.predict_on_batch(swapped)[0, :, 24]).max() > 1e-6
+
+
+def test_convolution_block_equals_its_formula():
+    block = ConvolutionBlock(3, kernel_size=3, norm="layer")
+    x, mask = RNG.normal(size=(1, 4, 3)).astype("float32"), np.array([[True, True, True, False]])
+    y = ops.convert_to_numpy(block(x, mask))
+    kernel, bias = block.convolution.get_weights()
+    mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    entered = np.pad((x - mean) / np.sqrt(variance + 1e-5) * mask[..., None], ((0, 0), (1, 1), (0, 0)))
+    twin = np.stack([np.einsum("kd,kde->e", entered[0, t : t + 3], kernel) + bias for t in range(4)])
+    np.testing.assert_allclose(y[0], x[0] + np.maximum(twin, 0), rtol=1e-4, atol=1e-5)
+    assert ConvolutionBlock.from_config(block.get_config()).get_config() == block.get_config()
