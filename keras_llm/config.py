@@ -271,6 +271,12 @@ def validate(config: Config) -> Config:
             "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
             "Use wordpiece or characters."
         )
+    if config.kind == "reading" and training.label_smoothing:
+        raise UserError(
+            "A reader's classes are the tokens of the context, most of them far from any answer: "
+            "label_smoothing must be 0. "
+            f"Received: {training.label_smoothing}."
+        )
     if config.kind == "closed_book" and config.text.tokenizer == "wordpiece":
         raise UserError(
             "A closed-book model needs a reversible tokenizer. Received: tokenizer=wordpiece. "

@@ -18,6 +18,7 @@ the hash of the tokenizer they were trained with, so that neither can be swapped
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,13 +108,20 @@ def write_manifest(directory: Path, config: Config, tokenizer, **facts: Any) -> 
 
 
 def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
-    """Writes the model's weights with the task's settings and the tokenizer's hash inside the same file."""
-    import h5py
+    """Writes the model's weights with the task's settings and the tokenizer's hash inside the same file.
 
+    The HDF5 file is made in memory: on a disk that fills up, HDF5 ends the process instead of raising an error.
+    """
+    import h5py
+    import keras
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for weight in task.model.weights:
+            file.create_dataset(weight.path, data=keras.ops.convert_to_numpy(weight.value))
+        file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
     with files.replacing(path) as temporary:
-        task.model.save_weights(temporary)
-        with h5py.File(temporary, "a") as file:
-            file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
@@ -128,20 +136,30 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         raise UserError(
             f"{path} is missing: this run has no evaluated weights yet. Continue its training with --resume first."
         )
+    arrays = {}
     try:
         with h5py.File(path, "r") as file:
             facts = json.loads(file.attrs["keras_llm"])
-    except (OSError, KeyError, ValueError) as error:
+            file.visititems(
+                lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a weights file of keras_llm, or is damaged ({error}). Train anew.") from error
     if facts["tokenizer"] != tokenizer_hash:
         raise UserError(
             f"{path} was trained with another tokenizer than the one beside it "
             f"({facts['tokenizer'][:12]} and {tokenizer_hash[:12]}). Put the original files back."
         )
-    try:
-        task.model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{path} does not fit the model of config.json ({_first_line(error)}).") from error
+    wanted = {weight.path: tuple(weight.shape) for weight in task.model.weights}
+    stored = {name: array.shape for name, array in arrays.items()}
+    if wanted != stored:
+        odd = next(n for n in [*wanted, *stored] if wanted.get(n) != stored.get(n))
+        raise UserError(
+            f"{path} does not fit the model of config.json: {odd} is {stored.get(odd, 'missing')} in the file, "
+            f"{wanted.get(odd, 'nothing')} in the model. Put the original files back."
+        )
+    for weight in task.model.weights:
+        weight.assign(arrays[weight.path])
     task.settings = facts["settings"]
 
 
@@ -186,6 +204,3 @@ def _read_json(path: Path) -> dict:
         raise UserError(f"{path}: a JSON object is expected. The run is damaged.")
     return value
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -79,16 +79,13 @@ def test_killed_and_resumed_equals_uninterrupted(data, tmp_path):
             assert 0 < json.loads(str(stored["facts"]))["step"] < 180
     train(*common, "--run", stopped, "--resume")
     assert same(weights(straight / "model.weights.h5"), weights(stopped / "model.weights.h5"))
-    assert not list(tmp_path.glob("**/.writing*")) or True
 
 
 def test_precisions_train_and_keep_float32_weights(data, tmp_path):
     for precision in ("mixed_bfloat16", "mixed_float16"):
         run = tmp_path / precision
         train("--data", data, "--epochs", 2, "--run", run, "--precision", precision)
-        assert {array.dtype.name for name, array in weights(run / "model.weights.h5").items() if "seed" not in name} == {
-            "float32"
-        }
+        assert {array.dtype.name for array in weights(run / "model.weights.h5").values()} == {"float32"}
 
 
 def test_reports_scores_and_finishes(data, tmp_path):
@@ -127,7 +124,7 @@ def test_nan_stops_with_step_and_learning_rate(data, tmp_path):
         (["--data", "empty.jsonl", "--run", "new"], "empty"),
         (["--data", "latin.jsonl", "--run", "new"], "UTF-8"),
         (["--data", "broken.jsonl", "--run", "new"], "broken.jsonl:2"),
-        (["--data", "duplicate.jsonl", "--run", "new"], "id"),
+        (["--data", "duplicate.jsonl", "--run", "new"], "unique"),
         (["--data", "pairs.jsonl", "--run", "taken"], "exists already"),
         (["--data", "pairs.jsonl", "--run", "half", "--resume"], "half-written"),
         (["--data", "pairs.jsonl", "--run", "nowhere", "--resume"], "no such directory"),
@@ -185,5 +182,5 @@ def test_disk_full_leaves_nothing_half_written(data, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 2, done.stdout + done.stderr
     assert "could not be written" in done.stderr and "Traceback" not in done.stderr
-    assert not list(tmp_path.glob(".*")) 
+    assert not list(tmp_path.rglob(".writing*"))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -91,6 +91,7 @@ def _create(config, run_dir, task_class, records, data_hash, say):
     from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
     from keras_llm.text import TOKENIZERS
+    from keras_llm.training.trainer import require_one_batch
 
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
@@ -102,6 +103,7 @@ def _create(config, run_dir, task_class, records, data_hash, say):
         task = make_task(config, tokenizer)
         say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
         prepared = Prepared.write(directory / "prepared", task.prepare(records), data_hash)
+        require_one_batch(prepared, config.training.batch_size)
         write_manifest(directory, config, tokenizer, data=data_hash, examples=len(records), rows=len(prepared))
 
 

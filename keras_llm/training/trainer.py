@@ -98,11 +98,7 @@ class Trainer:
             length_feature=task.length_feature,
             multiple=PAD_MULTIPLE[keras.config.backend()],
         )
-        if not self.batches.steps_per_epoch:
-            raise UserError(
-                f"Training needs at least one full batch. Received: {len(prepared)} examples with a batch size of "
-                f"{settings.batch_size}. Give more data or a smaller --batch-size."
-            )
+        require_one_batch(prepared, settings.batch_size)
         self.total_steps = settings.epochs * self.batches.steps_per_epoch
         self.model = task.model
         self.model.compile(
@@ -161,17 +157,18 @@ class Trainer:
                     break
                 x, y, weight = self.task.split(batch)
                 logs = self.model.train_on_batch(x, y, weight, return_dict=True)
+                self._last_loss = float(logs["loss"])
                 progress.step = step + 1
                 window.add(batch, self.task.token_features)
-                if not math.isfinite(float(logs["loss"])):
+                if not math.isfinite(self._last_loss):
                     raise UserError(
-                        f"Training needs a finite loss. Received: loss={float(logs['loss'])} at step {progress.step} with "
+                        f"Training needs a finite loss. Received: loss={self._last_loss} at step {progress.step} with "
                         f"learning rate {self.learning_rate():.3g}. The last good state is kept; train anew with a "
                         "smaller --learning-rate, or with --precision float32 or mixed_bfloat16."
                     )
                 end_of_epoch = progress.step % per_epoch == 0
                 if window.steps >= LOG_EVERY_STEPS or end_of_epoch:
-                    self._log(float(logs["loss"]), window, bar)
+                    self._log(window, bar)
                     window = _Window()
                     self.model.reset_metrics()
                 bar.update(1)
@@ -208,7 +205,7 @@ class Trainer:
         with self._averaged():
             metrics = self.evaluate() if self.evaluate else {}
             value = float(metrics.get(self.task.monitor, -self._last_loss))
-            is_best = value > progress.best
+            is_best = value > progress.best or not progress.best_step
             if is_best:
                 progress.best, progress.best_step, progress.waited = value, progress.step, 0
             else:
@@ -231,10 +228,9 @@ class Trainer:
             if self._average:
                 self._average.on_epoch_begin(0)
 
-    def _log(self, loss, window, bar):
-        self._last_loss = loss
+    def _log(self, window, bar):
         values = {
-            "loss": loss,
+            "loss": self._last_loss,
             "learning_rate": self.learning_rate(),
             "gradient_norm": float(self.inner_optimizer.gradient_norm.value),
             "tokens_per_second": window.tokens_per_second(),
@@ -246,7 +242,7 @@ class Trainer:
         for observer in self._having("on_log"):
             observer.on_log(self.progress.step, values)
         bar.set_postfix_str(
-            f"loss {loss:.3f}, rate {values['learning_rate']:.1e}, {values['tokens_per_second']:,.0f} tokens/s",
+            f"loss {self._last_loss:.3f}, rate {values['learning_rate']:.1e}, {values['tokens_per_second']:,.0f} tokens/s",
             refresh=False,
         )
 
@@ -310,6 +306,19 @@ class Trainer:
         self.task.settings = facts.pop("settings")
         self._last_loss = facts.pop("last_loss")
         self.progress = Progress(**facts)
+
+
+def require_one_batch(prepared, batch_size: int) -> None:
+    """Refuses data too small to train on.
+
+    Raises:
+        UserError: fewer examples than one batch takes.
+    """
+    if len(prepared) < batch_size:
+        raise UserError(
+            f"Training needs at least one full batch. Received: {len(prepared)} examples with a batch size of "
+            f"{batch_size}. Give more data or a smaller --batch-size."
+        )
 
 
 class _Window:

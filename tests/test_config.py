@@ -1,0 +1,93 @@
+"""Config: priorities, strict JSON, values that cannot work."""
+
+import dataclasses
+import json
+
+import pytest
+
+from keras_llm.command_line import recommended, seconds
+from keras_llm.config import PRESETS, Config, differences, from_json, make_config, to_json, validate
+from keras_llm.errors import UserError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("pair", PRESETS["small"])
+def test_presets_are_valid_and_survive_json(preset, pair):
+    config = validate(make_config(*pair, preset))
+    assert from_json(to_json(config)) == config
+
+
+def test_classic_small_set_up_is_the_closed_book_lstm():
+    network = make_config("closed_book", "lstm", "small").network
+    assert (network.embedding_dim, network.num_layers, network.hidden_dim) == (128, 2, 256)
+
+
+def test_flags_over_file_over_preset_over_default(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"kind": "reading", "model": "lstm", "network": {"hidden_dim": 77}}))
+    config = recommended(["--config", str(path), "--preset", "tiny"], "closed_book", "transformer")
+    assert (config.kind, config.model, config.preset) == ("reading", "lstm", "tiny")
+    assert config.network.hidden_dim == 77  # the file's
+    assert config.network.embedding_dim == PRESETS["tiny"]["reading", "lstm"]["network"]["embedding_dim"]  # the preset's
+    assert config.network.num_heads == Config().network.num_heads  # the default
+    assert recommended([f"--config={path}", "--kind", "closed_book"], "reading", "lstm").kind == "closed_book"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json:1"),
+        ("[]", "object"),
+        ('{"kindd": "reading"}', "Did you mean 'kind'"),
+        ('{"training": {"epoch": 3}}', "Did you mean 'epochs'"),
+        ('{"training": {"epochs": "3"}}', "type int"),
+        ('{"training": {"epochs": true}}', "type int"),
+        ('{"training": {"precision": "bfloat16"}}', "mixed_bfloat16"),
+    ],
+)
+def test_strict_json(text, message):
+    with pytest.raises(UserError, match=message):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("training", {"epochs": 0}, "epochs"),
+        ("training", {"warmup": 1.0}, "warmup"),
+        ("training", {"clip_norm": -1.0}, "clip_norm"),
+        ("lengths", {"window_stride": 320}, "window_stride"),
+        ("network", {"num_heads": 5}, "multiple of num_heads"),
+        ("network", {"num_kv_heads": 3}, "multiple of num_kv_heads"),
+        ("text", {"tokenizer": "sentencepiece"}, "byte offsets"),
+        ("training", {"label_smoothing": 0.1}, "label_smoothing"),
+    ],
+)
+def test_values_that_cannot_work(section, values, message):
+    config = make_config("reading", "transformer")
+    setattr(config, section, dataclasses.replace(getattr(config, section), **values))
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'small'"):
+        make_config("reading", "lstm", "smal")
+
+
+def test_differences_name_the_fields():
+    assert differences(make_config("reading", "lstm"), make_config("reading", "lstm")) == []
+    other = make_config("reading", "lstm")
+    other.training.epochs = 99
+    assert differences(make_config("reading", "lstm"), other) == ["training.epochs: 12 → 99"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("90m", 5400), ("1h30m", 5400), ("45s", 45), ("600", 600), ("1.5h", 5400)])
+def test_durations(text, value):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "m", "1h 30m x"])
+def test_durations_refused(text):
+    with pytest.raises(UserError):
+        seconds(text)

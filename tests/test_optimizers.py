@@ -1,0 +1,64 @@
+"""Optimizer, schedule and loss against NumPy."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_llm.layers.losses import CrossEntropy
+from keras_llm.training.optimizers import AdamW, WarmUpSchedule
+
+
+def variables():
+    kernel = keras.Variable(np.array([[1.0, -2.0], [0.5, 3.0]], "float32"), name="kernel")
+    bias = keras.Variable(np.array([1.0, 1.0], "float32"), name="bias")
+    return kernel, bias
+
+
+def test_gradient_norm_and_clipping():
+    kernel, bias = variables()
+    optimizer = AdamW(learning_rate=0.1, clip_norm=1.0, weight_decay=0.0)
+    grads = [np.array([[3.0, 0.0], [0.0, 0.0]], "float32"), np.array([0.0, 4.0], "float32")]
+    optimizer.apply([keras.ops.convert_to_tensor(g) for g in grads], [kernel, bias])
+    assert float(optimizer.gradient_norm.value) == pytest.approx(5.0)
+    # Adam's first step is the learning rate in the gradient's direction, whatever its length.
+    assert np.allclose(kernel.numpy(), [[0.9, -2.0], [0.5, 3.0]], atol=1e-5)
+    assert np.allclose(bias.numpy(), [1.0, 0.9], atol=1e-5)
+    # The moments show the clipped gradient: 3 / 5 and 4 / 5.
+    assert np.allclose(optimizer._momentums[0].numpy()[0, 0], 0.1 * 0.6, atol=1e-6)
+
+
+def test_decay_spares_vectors_and_embeddings():
+    kernel, bias = variables()
+    embedding = keras.Variable(np.ones((2, 2), "float32"), name="embeddings")
+    optimizer = AdamW(learning_rate=0.1, weight_decay=0.5)
+    zeros = [keras.ops.zeros(v.shape) for v in (kernel, bias, embedding)]
+    optimizer.apply(zeros, [kernel, bias, embedding])
+    assert np.allclose(kernel.numpy(), np.array([[1.0, -2.0], [0.5, 3.0]]) * 0.95, atol=1e-6)
+    assert np.allclose(bias.numpy(), 1.0) and np.allclose(embedding.numpy(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("course", "values"),
+    [
+        ("linear", {0: 0.5, 1: 1.0, 2: 1.0, 6: 0.5, 10: 0.0}),
+        ("cosine", {0: 0.5, 2: 1.0, 6: 0.5, 10: 0.0}),
+        ("rsqrt", {0: 0.5, 2: 1.0, 8: 0.5, 32: 0.25}),
+        ("constant", {0: 0.5, 5: 1.0, 10: 1.0}),
+    ],
+)
+def test_schedules(course, values):
+    schedule = WarmUpSchedule(1.0, total_steps=10, warmup_steps=2, course=course)
+    for step, value in values.items():
+        assert float(schedule(step)) == pytest.approx(value, abs=1e-6)
+
+
+def test_cross_entropy_against_numpy():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(2, 3, 5)), rng.integers(0, 5, (2, 3))
+    weights = np.array([[1, 1, 0], [1, 0, 0]], "float32")
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    for smoothing in (0.0, 0.1):
+        target = (1 - smoothing) * np.eye(5)[labels] + smoothing / 5
+        expected = -((target * logs).sum(-1) * weights).sum() / weights.sum()
+        got = CrossEntropy(smoothing)(labels, logits.astype("float32"), sample_weight=weights)
+        assert float(got) == pytest.approx(expected, rel=1e-5)
