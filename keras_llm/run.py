@@ -117,8 +117,8 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        for weight in task.model.weights:
-            file.create_dataset(weight.path, data=keras.ops.convert_to_numpy(weight.value))
+        for name, weight in _named(task.model).items():
+            file.create_dataset(name, data=keras.ops.convert_to_numpy(weight.value))
         file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
     with files.replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
@@ -150,7 +150,8 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
             f"{path} was trained with another tokenizer than the one beside it "
             f"({facts['tokenizer'][:12]} and {tokenizer_hash[:12]}). Put the original files back."
         )
-    wanted = {weight.path: tuple(weight.shape) for weight in task.model.weights}
+    named = _named(task.model)
+    wanted = {name: tuple(weight.shape) for name, weight in named.items()}
     stored = {name: array.shape for name, array in arrays.items()}
     if wanted != stored:
         odd = next(n for n in [*wanted, *stored] if wanted.get(n) != stored.get(n))
@@ -158,8 +159,8 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
             f"{path} does not fit the model of config.json: {odd} is {stored.get(odd, 'missing')} in the file, "
             f"{wanted.get(odd, 'nothing')} in the model. Put the original files back."
         )
-    for weight in task.model.weights:
-        weight.assign(arrays[weight.path])
+    for name, weight in named.items():
+        weight.assign(arrays[name])
     task.settings = facts["settings"]
 
 
@@ -186,6 +187,11 @@ def load(path: str | Path, weights: str = "best") -> Task:
     task = make_task(run.config, tokenizer, precision="float32")
     load_weights(task, run.best_weights if weights == "best" else run.last_weights, tokenizer.fingerprint)
     return task
+
+
+def _named(model) -> dict:
+    """Weights by their path below the model, whose own name Keras numbers within a process."""
+    return {weight.path.partition("/")[2]: weight for weight in model.weights}
 
 
 def _read_text(path: Path) -> str:

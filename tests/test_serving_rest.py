@@ -612,6 +612,7 @@ CASES = {
             ("DELETE", "/v1/models/m"),
         ]
     },
+    "31 version with very many zeros": (["GET", f"/v1/models/m/versions/{'0' * 5000}123"], 200, AVAILABLE),
     "31 version beyond 64 bits": (["POST", "/v1/models/m/versions/18446744073709551615:regress"], 400, ""),
     "31 version beyond 64 bits, status": (["GET", f"/v1/models/m/versions/{'9' * 5000}"], 400, ""),
     # Beyond the list

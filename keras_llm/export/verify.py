@@ -43,7 +43,7 @@ def compare(task, directory: str | Path, records: Sequence[dict]) -> dict:
     Args:
         task: the task in this process.
         directory: the SavedModel.
-        records: real requests; the difficult ones above are added, and all are repeated until there are enough.
+        records: real requests; the difficult ones above are added.
 
     Returns:
         The report: what was compared, in which batches, largest score difference, seconds.

@@ -97,8 +97,8 @@ class RestApi:
             handle = match and self._verbs.get(match["verb"], self._status if method == "GET" else None)
             if not handle:  # among them ":PREDICT": case matters in the verb, not in the path before it
                 raise invalid(f"Malformed request: {method} {path}")
-            version = match["version"]
-            if version and (len(version.lstrip("0")) > 19 or int(version) >= 2**63):
+            version = match["version"] and (match["version"].lstrip("0") or "0")
+            if version and (len(version) > 19 or int(version) >= 2**63):
                 return 400, b""
             asked = _Asked(
                 name=_decode(match["name"] or ""),

@@ -149,7 +149,7 @@ class Reading(Task):
 
         arrays = tuple(tf.TensorArray(kind, size=0, dynamic_size=True, infer_shape=False) for kind in types)
         _, arrays = tf.while_loop(lambda first, _: first < count, body, (0, arrays), parallel_iterations=1)
-        found = {name: array.concat() for name, array in zip(names, arrays, strict=True)}
+        found = {name: tf.ensure_shape(array.concat(), [None]) for name, array in zip(names, arrays, strict=True)}
         example, rows = windows["example"], tf.shape(question)[0]
         best = tf.math.unsorted_segment_max(found["log_span"], example, rows)
         is_best = tf.equal(found["log_span"], tf.gather(best, example))

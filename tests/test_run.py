@@ -1,0 +1,157 @@
+"""The run directory: what is refused when it is not whole or its parts do not belong together; ask and evaluate."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_llm
+from keras_llm import files
+from keras_llm.config import make_config
+from keras_llm.errors import UserError
+from keras_llm.evaluate import evaluate_run
+from keras_llm.run import save_weights, write_manifest
+from keras_llm.tasks import make_task
+from keras_llm.text import TOKENIZERS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAIRS = [("什么是词元？", "文本的单位"), ("What is BERT?", "an encoder 🙂")]
+
+
+def write_run(directory, texts=("什么是词元？文本的单位", "What is BERT? an encoder 🙂")):
+    config = make_config("closed_book", "lstm", "tiny")
+    config.text.tokenizer = "characters"
+    config.network.embedding_dim = config.network.hidden_dim = 4
+    config.lengths.max_answer_length = 4
+    task = make_task(config, TOKENIZERS["characters"].train(texts, 400))
+    directory.mkdir()
+    write_manifest(directory, config, task.tokenizer)
+    save_weights(task, directory / "model.weights.h5", task.tokenizer.fingerprint)
+    return task
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    write_run(path)
+    return path
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def test_loading_gives_the_same_answers(tmp_path):
+    task = write_run(tmp_path / "run")
+    questions = [{"question": q} for q, _ in PAIRS]
+    assert keras_llm.load(tmp_path / "run").ask(questions) == task.ask(questions)
+
+
+def test_missing_and_half_written(run, tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        keras_llm.load(tmp_path / "nowhere")
+    (run / "manifest.json").unlink()
+    with pytest.raises(UserError, match="manifest.json is missing"):
+        keras_llm.load(run)
+
+
+def test_weights_missing_or_damaged(run):
+    content = (run / "model.weights.h5").read_bytes()
+    (run / "model.weights.h5").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        keras_llm.load(run)
+    (run / "model.weights.h5").unlink()
+    with pytest.raises(UserError, match="--resume"):
+        keras_llm.load(run)
+
+
+def test_foreign_tokenizer_is_noticed(run, tmp_path):
+    write_run(tmp_path / "other", texts=("完全不同的文字", "other text"))
+    shutil.rmtree(run / "tokenizer")
+    shutil.copytree(tmp_path / "other" / "tokenizer", run / "tokenizer")
+    with pytest.raises(UserError, match="not the tokenizer of this run"):
+        keras_llm.load(run)
+    # Swapped together with the manifest: the weights still know theirs.
+    shutil.copy(tmp_path / "other" / "manifest.json", run / "manifest.json")
+    with pytest.raises(UserError, match="trained with another tokenizer"):
+        keras_llm.load(run)
+
+
+def test_other_shape_is_named(run):
+    config = json.loads((run / "config.json").read_text())
+    config["network"]["hidden_dim"] = 6
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not fit the model"):
+        keras_llm.load(run)
+
+
+def test_broken_json_has_its_line(run):
+    (run / "config.json").write_text('{\n "kind": "closed_book",\n')
+    with pytest.raises(UserError, match="config.json:3"):
+        keras_llm.load(run)
+
+
+def test_evaluate_writes_metrics_and_predictions(run, tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in PAIRS), encoding="utf-8")
+    said = []
+    result = evaluate_run(run, [data], tmp_path / "m.json", tmp_path / "p.json", say=said.append)
+    written = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(result)) and written["examples"] == 2
+    assert len(written["data_hash"]) == 64 and written["config"]["kind"] == "closed_book"
+    assert set(json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))) == {"pairs:1", "pairs:2"}
+    assert any("cmrc_f1" in line for line in said)
+
+
+def test_ask_script(run):
+    command = [sys.executable, str(ROOT / "scripts" / "ask.py"), str(run), "什么是词元？"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout).keys() == {"answer", "score"}
+    done = subprocess.run([*command, "--context", "x"], capture_output=True, text=True)
+    assert done.returncode == 2 and "is asked with question" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train_qa", "evaluate", "ask", "export", "serve", "demo"])
+def test_help_and_refusals_load_no_framework(script):
+    path = ROOT / "scripts" / f"{script}.py"
+    for flag, expected in (("--help", "0 set()"), ("--no-such-flag", "2 set()")):
+        code = "\n".join(
+            [
+                "import sys, runpy",
+                f"sys.path.insert(0, {str(path.parent)!r}); sys.argv = ['x', {flag!r}]",
+                f"try: runpy.run_path({str(path)!r}, run_name='__main__')",
+                "except SystemExit as end: code = end.code",
+                "print(code, {'tensorflow', 'keras', 'numpy'} & set(sys.modules))",
+            ]
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.strip().endswith(expected), done.stdout + done.stderr
+
+
+def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="could not be written"), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_creating_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.creating(tmp_path / "run") as directory:
+        (directory / "x").write_text("half")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with files.creating(tmp_path / "run") as directory:
+        (directory / "x").write_text("whole")
+    assert (tmp_path / "run" / "x").read_text() == "whole"
+    with pytest.raises(UserError, match="exists already"), files.creating(tmp_path / "run"):
+        pass
