@@ -20,8 +20,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from keras_llm.command_line import parse, run_script  # noqa: E402
-from keras_llm.errors import UserError  # noqa: E402
+from keras_llm.command_line import parse, run_script
+from keras_llm.errors import UserError
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 

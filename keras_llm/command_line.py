@@ -57,7 +57,9 @@ def read_text(path: Path, flag: str) -> str:
     except OSError as error:
         raise UserError(f"{flag} must name a readable file. Received: {path} ({error.strerror}).") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{flag} must be UTF-8. Received: {path}, byte {error.start} is not. Save it as UTF-8.") from None
+        raise UserError(
+            f"{flag} must be UTF-8. Received: {path}, byte {error.start} is not. Save it as UTF-8."
+        ) from None
 
 
 def recommended(arguments: list[str], kind: str, model: str) -> Config:
@@ -104,5 +106,3 @@ def seconds(text: str) -> float:
         raise UserError(f"A duration is written like 90m, 1h30m, 45s or 600 (seconds). Received: {text!r}.")
     hours, minutes, rest = (float(group or 0) for group in match.groups())
     return hours * 3600 + minutes * 60 + rest
-
-

@@ -60,7 +60,9 @@ def creating(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
-        temporary.chmod(0o755)  # mkdtemp gives 0700: a server running as another user must be able to read what we write
+        temporary.chmod(
+            0o755
+        )  # mkdtemp gives 0700: a server running as another user must be able to read what we write
         yield temporary
         os.rename(temporary, path)
     except OSError as error:

@@ -209,4 +209,3 @@ def _read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON object is expected. The run is damaged.")
     return value
-

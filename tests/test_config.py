@@ -28,7 +28,9 @@ def test_flags_over_file_over_preset_over_default(tmp_path):
     config = recommended(["--config", str(path), "--preset", "tiny"], "closed_book", "transformer")
     assert (config.kind, config.model, config.preset) == ("reading", "lstm", "tiny")
     assert config.network.hidden_dim == 77  # the file's
-    assert config.network.embedding_dim == PRESETS["tiny"]["reading", "lstm"]["network"]["embedding_dim"]  # the preset's
+    assert (
+        config.network.embedding_dim == PRESETS["tiny"]["reading", "lstm"]["network"]["embedding_dim"]
+    )  # the preset's
     assert config.network.num_heads == Config().network.num_heads  # the default
     assert recommended([f"--config={path}", "--kind", "closed_book"], "reading", "lstm").kind == "closed_book"
 

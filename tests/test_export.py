@@ -58,10 +58,11 @@ def test_report_says_what_was_compared(exported):
     report = json.loads((version / "report.json").read_text())
     assert version.name == "1" and report["compared"] >= 64 and report["differences"] == 0
     assert report["batch_sizes"][0] == 1 and report["batch_sizes"][-1] > 1
-    proto = tf.saved_model.load(str(version)).signatures["serving_default"]
+    loaded = tf.saved_model.load(str(version))
+    function = loaded.signatures["serving_default"]
     names = {"reading": {"answer", "score", "start", "end"}, "closed_book": {"answer", "score"}}[task.config.kind]
-    assert set(proto.structured_outputs) == names
-    assert all(value.dtype == tf.float32 for value in proto.variables)
+    assert set(function.structured_outputs) == names
+    assert all(value.dtype == tf.float32 for value in function.variables)
 
 
 def test_graph_has_no_half_precision_left(exported):
@@ -70,21 +71,28 @@ def test_graph_has_no_half_precision_left(exported):
     assert not any(op.startswith("Xla") or "PyFunc" in op for op in gates.check(version))
 
 
+def test_lite_computes_what_tensorflow_does(exported, tmp_path):
+    report = export_lite(exported[0], tmp_path / "lite", RECORDS)
+    assert report["compared"] > 0 and report["largest_difference"] < 1e-3
+    assert not any(op.startswith("Flex") for op in report["ops"])
+    assert (tmp_path / "lite" / "tokenizer" / "tokenizer.json").exists()
+
+
 def test_next_export_is_the_next_version_and_the_command_line_works(exported):
-    _, run, version = exported
-    if version.parent.joinpath("2").exists():
-        pytest.skip("exported already")
+    task, run, version = exported
+    if (task.config.kind, task.config.model) != ("reading", "lstm"):
+        pytest.skip("one kind shows it")
     command = [sys.executable, str(ROOT / "scripts" / "export.py"), str(run), str(version.parent)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert versions(version.parent) == [1, 2]
-    report = json.loads((version.parent / "lite" / "report.json").read_text())
-    assert report["compared"] > 0 and not any(op.startswith("Flex") for op in report["ops"])
-    assert (version.parent / "lite" / "tokenizer" / "tokenizer.json").exists()
+    assert json.loads((version.parent / "lite" / "report.json").read_text())["compared"] > 0
 
 
 def test_a_different_answer_fails_the_export(exported, tmp_path, monkeypatch):
     task, _, version = exported
+    if task.config.kind == "reading":
+        pytest.skip("one kind shows it")
     ask = task.ask
     monkeypatch.setattr(
         task, "ask", lambda *a, **k: [{**answer, "answer": answer["answer"] + "?"} for answer in ask(*a, **k)]
@@ -96,7 +104,8 @@ def test_a_different_answer_fails_the_export(exported, tmp_path, monkeypatch):
 
 def test_invalid_utf8_is_read_as_replacement_characters(exported):
     task, _, version = exported
-    function = tf.saved_model.load(str(version)).signatures["serving_default"]
+    loaded = tf.saved_model.load(str(version))
+    function = loaded.signatures["serving_default"]
     for raw in (b"\xff\xfe LSTM \xc3", b"\xe4\xbd"):
         inputs = {name: tf.constant([raw]) for name in task.inputs}
         clean = {name: tf.constant([raw.decode("utf-8", "replace")]) for name in task.inputs}
@@ -167,9 +176,3 @@ def test_verify_reports_a_crash(tmp_path):
     (tmp_path / "m" / "variables" / "variables.index").unlink()
     with pytest.raises(UserError, match="failed in a process of its own"):
         verify.compare(task, tmp_path / "m", RECORDS)
-
-
-def test_lite_compares_with_tensorflow(tmp_path):
-    report = export_lite(micro_task("reading", "transformer"), tmp_path / "lite", RECORDS)
-    assert report["largest_difference"] < 1e-3
-    assert report["inputs"]["context_ids"]["shape"] == [1, 24]

@@ -37,6 +37,20 @@ def test_decay_spares_vectors_and_embeddings():
     assert np.allclose(bias.numpy(), 1.0) and np.allclose(embedding.numpy(), 1.0)
 
 
+def test_moving_average_forgets_the_initial_weights():
+    value = keras.Variable(np.array([0.0], "float32"), name="bias")
+    optimizer = AdamW(learning_rate=1.0, weight_decay=0.0, use_ema=True, ema_momentum=0.999)
+    average, steps = 0.0, []
+    for n in range(50):
+        optimizer.apply([keras.ops.ones((1,))], [value])
+        steps.append(float(value.numpy()[0]))
+        momentum = min(0.999, (1 + n) / (10 + n))
+        average = momentum * average + (1 - momentum) * steps[-1]
+    got = float(optimizer._model_variables_moving_average[0].numpy()[0])
+    assert got == pytest.approx(average, rel=1e-4) and got < 0.5 * steps[-1] < 0
+    assert optimizer.get_config()["ema_momentum"] == 0.999
+
+
 @pytest.mark.parametrize(
     ("course", "values"),
     [

@@ -132,7 +132,7 @@ class MultiHeadAttention(keras.layers.Layer):
     Call:
         x: [B, T, D], the queries.
         memory: with `cross`, [B, S, M] or what `project_memory` made of it once.
-        mask: bool [B, S] over the keys (with a cache: over all keys of the cache), true at real tokens.
+        mask: bool [B, S] over the keys, true at real tokens; with a cache [B, length] over all the tokens it will hold.
         causal: a query sees only keys up to its own position.
         cache: what `new_cache` or the call before returned. The keys and values of `x` are put at `position`.
         position: int scalar, how many tokens the cache already holds; needed with `cache`.
@@ -209,7 +209,8 @@ class MultiHeadAttention(keras.layers.Layer):
     def new_cache(self, like, length):
         """A cache without tokens, for at most `length` of them and as many rows as the tensor `like` [B, ...] has."""
         return {
-            name: _empty(like, self.num_kv_heads, length, self.head_dim, self.compute_dtype) for name in ("key", "value")
+            name: _empty(like, self.num_kv_heads, length, self.head_dim, self.compute_dtype)
+            for name in ("key", "value")
         }
 
     def call(
@@ -314,7 +315,8 @@ def _hidden(mask, causal, length, source, position):
             seen = ops.expand_dims(ops.arange(source), 0) < position + length
         penalty = _penalty(seen)
     if mask is not None:
-        padding = _penalty(mask[:, None, None, :])  # [B, 1, 1, S]
+        # A cache that grows is shorter than the mask over all that it will hold.
+        padding = _penalty(mask[:, None, None, :source])  # [B, 1, 1, S]
         penalty = padding if penalty is None else penalty + padding
     return penalty
 

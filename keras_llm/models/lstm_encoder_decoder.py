@@ -94,7 +94,8 @@ class LSTMEncoderDecoder(keras.Model):
         flat = ops.concatenate([part for state in states for part in state], axis=-1)
         parts = ops.split(ops.tanh(self.bridge(flat)), 2 * self.config.num_layers, axis=-1)
         return {
-            "decoder": tuple(zip(parts[::2], parts[1::2], strict=True)),
+            # c stays float32 whatever the precision: the loop's state must enter it as it leaves.
+            "decoder": tuple((h, ops.cast(c, "float32")) for h, c in zip(parts[::2], parts[1::2], strict=True)),
             "memory": memory,
             "keys": self.look_back.keys(memory),
             "mask": mask,

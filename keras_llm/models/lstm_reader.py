@@ -31,8 +31,8 @@ class LSTMReader(keras.Model):
         config: uses embedding_dim, hidden_dim, num_layers (of the second reading) and dropout.
         dtype: a dtype policy, passed to every layer.
 
-    Call: {"question_ids": int [B, Q], "context_ids": int [B, T]} -> logits float32 [B, 2, T + 1]. Row 0 is the start, row 1
-        the end (inclusive); column 0 is no answer, column t + 1 context token t; padding is -1e9.
+    Call: {"question_ids": int [B, Q], "context_ids": int [B, T]} -> logits float32 [B, 2, T + 1].
+        Rows: 0 start, 1 end (inclusive). Columns: 0 no answer, t + 1 context token t. Padding is -1e9.
 
     Example:
 
@@ -60,6 +60,10 @@ class LSTMReader(keras.Model):
         self.point = SpanPointer(name="point", **policy)
         # One mask for all tokens of a text: a dropped unit is missing everywhere, not guessed from its neighbours.
         self.drop = keras.layers.Dropout(config.dropout, noise_shape=(None, 1, None), name="dropout", **policy)
+        # Whole tokens are dropped, too: what they are is then told by their surroundings and their matches.
+        self.drop_tokens = keras.layers.Dropout(
+            config.dropout / 2, noise_shape=(None, None, 1), name="drop_tokens", **policy
+        )
 
     def build(self, input_shape=None):
         dim, units, layers = self.config.embedding_dim, self.config.hidden_dim, self.config.num_layers
@@ -83,8 +87,8 @@ class LSTMReader(keras.Model):
     def _read(self, inputs, training):
         question_ids, context_ids = inputs["question_ids"], inputs["context_ids"]
         question_mask, context_mask = ops.not_equal(question_ids, PAD), ops.not_equal(context_ids, PAD)
-        question = self.drop(self.embedding(question_ids), training=training)  # [B, Q, D]
-        context = self.drop(self.embedding(context_ids), training=training)  # [B, T, D]
+        question = self._embed(question_ids, training)  # [B, Q, D]
+        context = self._embed(context_ids, training)  # [B, T, D]
         aligned = self.align(context, question, question_mask)  # [B, T, D]
         question_features = match_features(question_ids, context_ids, context_ids)
         context_features = ops.cast(match_features(context_ids, question_ids, context_ids), context.dtype)
@@ -102,3 +106,7 @@ class LSTMReader(keras.Model):
             layers.append(x)
         x = self.drop(ops.concatenate(layers, axis=-1), training=training)  # [B, T, 2 U num_layers]
         return self.point(x, question, context_mask, question_mask), weights
+
+    def _embed(self, ids, training):
+        x = self.drop_tokens(self.embedding(ids), training=training)
+        return self.drop(x, training=training)

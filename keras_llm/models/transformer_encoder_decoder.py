@@ -62,7 +62,9 @@ class TransformerEncoderDecoder(keras.Model):
         }
         layers = range(config.num_layers)
         self.encoder = [TransformerBlock(name=f"encoder_{i}", **block) for i in layers]
-        self.decoder = [TransformerBlock(causal=True, cross_attention=True, name=f"decoder_{i}", **block) for i in layers]
+        self.decoder = [
+            TransformerBlock(causal=True, cross_attention=True, name=f"decoder_{i}", **block) for i in layers
+        ]
         self.encoder_norm = normalisation(config.norm, name="encoder_norm", **policy) if config.norm_first else None
         self.decoder_norm = normalisation(config.norm, name="decoder_norm", **policy) if config.norm_first else None
         self.drop = keras.layers.Dropout(config.dropout, name="dropout", **policy)

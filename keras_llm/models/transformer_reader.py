@@ -82,12 +82,12 @@ class TransformerReader(keras.Model):
 
     Args:
         vocabulary_size: V. Id 0 is padding.
-        config: uses all fields but hidden_dim and attention. num_layers counts all blocks: one stands before the attention
-            flow, the others, at least one, after it.
+        config: uses all fields but hidden_dim and attention. num_layers counts all blocks: one stands before the
+            attention flow, the others, at least one, after it.
         dtype: a dtype policy, passed to every layer.
 
-    Call: {"question_ids": int [B, Q], "context_ids": int [B, T]} -> logits float32 [B, 2, T + 1]. Row 0 is the start, row 1
-        the end (inclusive); column 0 is no answer, column t + 1 context token t; padding is -1e9.
+    Call: {"question_ids": int [B, Q], "context_ids": int [B, T]} -> logits float32 [B, 2, T + 1].
+        Rows: 0 start, 1 end (inclusive). Columns: 0 no answer, t + 1 context token t. Padding is -1e9.
 
     Example:
 

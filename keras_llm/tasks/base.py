@@ -35,7 +35,9 @@ class Task:
     length_feature: str
     token_features: tuple[str, ...]
 
-    def __init__(self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None):
+    def __init__(
+        self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None
+    ):
         import keras
 
         from keras_llm.models import MODELS
@@ -142,7 +144,6 @@ class Task:
             for i in range(len(batch)):
                 answers.append({name: plain(values[i]) for name, values in columns.items()})
         return answers
-
 
     def ask_one(self, strings: dict[str, str]) -> dict[str, Any]:
         """The answer to one request.

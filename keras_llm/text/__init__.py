@@ -33,7 +33,7 @@ def load_tokenizer(directory) -> Tokenizer:
         UserError: a file is missing or broken.
     """
     kind = read_description(directory)["kind"]
-    if kind not in TOKENIZERS:
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
         where = Path(directory) / "tokenizer.json"
         raise UserError(f"{where}: kind must be one of {', '.join(TOKENIZERS)}. Received: {kind!r}. Train anew.")
     return TOKENIZERS[kind].load(directory)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sentencepiece
@@ -21,7 +22,10 @@ from keras_llm.text.unicode import sanitise
 # therefore another character, A, and a user's A or B is written after a B: a prefix code, so decoding is unique.
 ESCAPED, ESCAPE = "\ue000", "\ue001"
 ESCAPES = {"\u2581": ESCAPED, ESCAPED: ESCAPE + ESCAPED, ESCAPE: ESCAPE + ESCAPE}
-SMALLEST = 4 + 256 + 1
+RESERVED = "\0\u2585" + ESCAPED + ESCAPE  # the trainer drops sentences with the first two
+COVERAGE = 0.9995  # share of the text whose characters get a piece, as is usual
+SMALLEST = 4 + 256 + 1  # special ids, bytes, the space
+LONGEST_SENTENCE = 4000  # characters; the trainer's arithmetic fails on very long ones
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -55,7 +59,7 @@ class SentencePieceTokenizer(Tokenizer):
     def train(
         cls, texts: Iterable[str], vocabulary_size: int, unicode_policy: str = "identity"
     ) -> SentencePieceTokenizer:
-        check_size(vocabulary_size, SMALLEST, "4 special ids, 256 bytes, one piece")
+        check_size(vocabulary_size, SMALLEST, "4 special ids, 256 bytes, the space")
         model = _train_model(list(clean_texts(texts, unicode_policy)), vocabulary_size)
         return cls(model, unicode_policy)
 
@@ -70,7 +74,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def tokens(self) -> list[str]:
         pieces = (self._processor.id_to_piece(id_) for id_ in range(self.vocabulary_size))
-        return [printable(piece.replace(ESCAPED, "\\u2581")) for piece in pieces]
+        return [printable(piece.replace("\u2581", " ").replace(ESCAPED, "\u2581")) for piece in pieces]
 
     def _encode(self, text):
         return self._tokenizer.tokenize(text)
@@ -88,23 +92,23 @@ def _train_model(texts: list[str], vocabulary_size: int) -> bytes:
             (Path(directory) / name).write_text("".join(lines))
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=_sentences(texts, (vocabulary_size - SMALLEST) * 3 // 4),
             model_writer=model,
             model_type="unigram",
             vocab_size=vocabulary_size,
             hard_vocab_limit=False,  # a small text gives fewer pieces
-            character_coverage=_coverage(texts, (vocabulary_size - SMALLEST) * 3 // 4 + 1),
+            character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_tsv=str(Path(directory) / "normalization"),
             denormalization_rule_tsv=str(Path(directory) / "denormalization"),
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
-            max_sentence_length=2**30,  # longer texts would be left out
+            max_sentence_length=4 * LONGEST_SENTENCE,  # bytes; longer ones would be left out
             pad_id=0,
             unk_id=1,
             bos_id=2,
             eos_id=3,
-            num_threads=1,
+            num_threads=4,  # a fixed number: the order of floating-point sums, so the result, depends on it
             minloglevel=2,
         )
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
@@ -114,12 +118,27 @@ def _train_model(texts: list[str], vocabulary_size: int) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def _coverage(texts: list[str], most: int) -> float:
-    """The share of the text that its `most` most frequent characters make up, at most 0.9995 as is usual."""
+def _sentences(texts: list[str], most: int) -> Iterator[str]:
+    """The texts as the trainer takes them: in parts that are not too long, and cut at rare characters.
+
+    Rare are all but the `most` most frequent ones, or those of the last 0.05 % of the text: those become bytes.
+    """
     counts = Counter()
     for text in texts:
         counts.update(text)
-    return min(0.9995, sum(count for _, count in counts.most_common(most)) / counts.total())
+    for character in RESERVED:
+        del counts[character]
+    frequent, uncovered = "", counts.total()
+    for character in sorted(counts, key=lambda character: (-counts[character], character))[:most]:
+        if uncovered <= counts.total() * (1 - COVERAGE):
+            break
+        frequent += character
+        uncovered -= counts[character]
+    sentence = re.compile(f"[ {re.escape(frequent)}]{{1,{LONGEST_SENTENCE}}}")
+    # A space without a piece would become the bytes of U+2581 and come back as that: there is always a piece for it.
+    yield " "
+    for text in texts:
+        yield from sentence.findall(text)
 
 
 def _code_points(text: str) -> str:

@@ -18,12 +18,12 @@ from keras_llm.text.unicode import check_policy, normalise, normalise_with_offse
 class Tokenizer(tf.Module):
     """Text to ids (and byte offsets), ids to text.
 
-    Everything runs in the graph with operations the stock TF Serving binary links; as a `tf.Module` it takes its tables
-    along into a SavedModel. Invalid UTF-8 is read as U+FFFD. Ids 0 to 3 mean the same in every tokenizer and are never made
-    from text: `[SEP]` or `</s>` in user text are ordinary characters.
+    Everything runs in the graph with operations the stock TF Serving binary links; as a `tf.Module` it takes its
+    tables into a SavedModel. Invalid UTF-8 is read as U+FFFD. Ids 0 to 3 mean the same in every tokenizer. Special
+    tokens in user text (`[SEP]`, `</s>`) are ordinary characters: no text gives their ids.
 
-    A subclass defines `kind`, `reversible`, `has_offsets`, `vocabulary_file`, `train`, `_from_bytes`, `tokens`, `_encode`,
-    `_decode`, and `_encode_with_offsets` if it has offsets.
+    A subclass defines `kind`, `reversible`, `has_offsets`, `vocabulary_file`, `train`, `_from_bytes`, `tokens`,
+    `_encode`, `_decode`, and `_encode_with_offsets` if it has offsets.
 
     Args:
         vocabulary: content of the vocabulary file, in bytes.
@@ -76,7 +76,8 @@ class Tokenizer(tf.Module):
             text: string `[B]`, any bytes.
 
         Returns:
-            ids, starts, ends: int32 `[B, (n)]`; byte offsets into `sanitise(text)`, end exclusive, on character boundaries.
+            ids, starts, ends: int32 `[B, (n)]`; byte offsets into `sanitise(text)`, on character boundaries, ends
+            exclusive.
 
         Raises:
             UserError: this tokenizer has no offsets.
@@ -115,7 +116,7 @@ class Tokenizer(tf.Module):
         return hashlib.sha256(self._description().encode() + self._vocabulary).hexdigest()
 
     def save(self, directory) -> None:
-        """Writes `tokenizer.json` and the vocabulary file into `directory`; an existing pair is replaced file by file."""
+        """Writes the vocabulary file, then `tokenizer.json`, into `directory`: each beside and renamed."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {self.vocabulary_file: self._vocabulary, "tokenizer.json": self._description().encode()}
@@ -202,7 +203,7 @@ def read_description(directory) -> dict:
 
 
 def clean_texts(texts: Iterable[str], unicode_policy: str) -> Iterator[str]:
-    """Texts to train on, as the graph will see them: sanitised, normalised; UserError if there is nothing to learn from."""
+    """Sanitised and normalised texts to train on; UserError if there is nothing to learn from."""
     if isinstance(texts, str):
         texts = [texts]
     raw = (text.encode("utf-8", "surrogatepass") for text in texts if text.strip())
@@ -212,7 +213,9 @@ def clean_texts(texts: Iterable[str], unicode_policy: str) -> Iterator[str]:
         for text in normalise(sanitise(batch), unicode_policy).numpy():
             yield text.decode()
     if empty:
-        raise UserError("A tokenizer is trained on text. Received: no text that is not empty. Give at least one sentence.")
+        raise UserError(
+            "A tokenizer is trained on text. Received: no text that is not empty. Give at least one sentence."
+        )
 
 
 def check_size(vocabulary_size: int, smallest: int, why: str) -> None:
@@ -224,11 +227,13 @@ def check_size(vocabulary_size: int, smallest: int, why: str) -> None:
 
 
 def printable(piece: str) -> str:
-    """A piece as one visible word: spaces as `▁`, what cannot be seen as its escape.
+    """A piece as one visible word: a space as `▁`, what cannot be seen (and `▁` itself) as its escape.
 
     Example:
 
-    >>> printable(" a\\n")
-    '▁a\\\\n'
+    >>> printable(" a\\n") == "▁a" + "\\\\n"
+    True
     """
-    return "".join("▁" if c == " " else c if c.isprintable() else c.encode("unicode_escape").decode() for c in piece)
+    return "".join(
+        "▁" if c == " " else c if c.isprintable() and c != "▁" else c.encode("unicode_escape").decode() for c in piece
+    )

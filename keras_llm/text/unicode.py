@@ -2,10 +2,10 @@
 
 Policies
 - `identity`: nothing changes.
-- `nfc`, `nfkc`: the Unicode normal forms (https://unicode.org/reports/tr15/). NFKC also folds full-width letters, ligatures
-  and circled numbers: `，` becomes `,`.
-- `lowercase`: the rule of uncased BERT as tensorflow-text implements it: Unicode case folding with compatibility mapping,
-  decomposition, accents dropped, control characters read as a space. `Ａ！É` becomes `a!e`.
+- `nfc`, `nfkc`: the Unicode normal forms (https://unicode.org/reports/tr15/). NFKC also folds full-width letters,
+  ligatures and circled numbers: `，` becomes `,`.
+- `lowercase`: the rule of uncased BERT as tensorflow-text implements it: Unicode case folding with compatibility
+  mapping, decomposition, accents dropped, control characters read as a space. `Ａ！É` becomes `a!e`.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def normalise(text, policy: str) -> tf.Tensor:
 def normalise_with_offsets(text, policy: str) -> tuple[tf.Tensor, ToSource]:
     """As `normalise`, and gives the function that takes offsets in the normalised text back to `text`.
 
-    A token that covers part of what one source character became (`k` of `㎏`) covers the whole character in the source, so
-    slices of the source are never empty and never split a character.
+    A token that covers part of what one source character became (`k` of `㎏`) covers the whole character in the
+    source: slices of the source are never empty and never split a character.
 
     Args:
         text: string `[B]`, valid UTF-8.
@@ -97,10 +97,14 @@ def normalise_with_offsets(text, policy: str) -> tuple[tf.Tensor, ToSource]:
         before = tf.concat([[-1], origin.values[:-1]], 0)
         opens = (origin.values != before) | _at(origin.row_starts(), tf.size(origin.values))
     else:
-        normalised, edits = tf_text.normalize_utf8_with_offsets_map(text, NORMAL_FORMS[check_policy(policy)])
+        # One row more than there is: FindSourceOffsets crashes on a batch without rows.
+        normalised, edits = tf_text.normalize_utf8_with_offsets_map(
+            tf.concat([text, [""]], 0), NORMAL_FORMS[check_policy(policy)]
+        )
         positions = tf.ragged.range(tf.strings.length(normalised) + 1)
         # The first byte of a changed stretch maps to the stretch's start, the others to its end.
         origin = tf.cast(tf_text.find_source_offsets(edits, tf.cast(positions, tf.int64)), tf.int32)
+        normalised, origin = normalised[:-1], origin[:-1]
         after = tf.concat([origin.values[1:], [-1]], 0)
         opens = (origin.values != after) | _at(origin.row_limits() - 1, tf.size(origin.values))
     # Each source stretch has one entry in `stretches` (its start; the last of a row is the text's length), and each

@@ -20,9 +20,11 @@ LONGEST_WORD = 100  # bytes; a longer word is [UNK]
 
 
 class WordPieceTokenizer(Tokenizer):
-    """BERT's tokenizer (Devlin et al. 2019, https://arxiv.org/abs/1810.04805) in its linear-time form (Song et al. 2021,
-    https://arxiv.org/abs/2012.15524): text is split at white space, punctuation and Chinese characters, and each word into
-    the longest pieces of the vocabulary. Not reversible: white space is lost and a word without pieces is `[UNK]`.
+    """BERT's tokenizer (Devlin et al. 2019, https://arxiv.org/abs/1810.04805), in linear time (Song et al. 2021,
+    https://arxiv.org/abs/2012.15524).
+
+    Text is split at white space, punctuation and Chinese characters, and each word into the longest pieces of the
+    vocabulary. Not reversible: white space is lost, and a word that has no pieces is `[UNK]`.
 
     Args:
         vocabulary: the pieces in the order of their ids, the first five being `SPECIAL_TOKENS`.
@@ -30,7 +32,7 @@ class WordPieceTokenizer(Tokenizer):
 
     Example:
 
-    >>> tokenizer = WordPieceTokenizer.train(["the cat sat 猫坐着"], vocabulary_size=60)
+    >>> tokenizer = WordPieceTokenizer.train(["the cat and the dog 猫"], vocabulary_size=60)
     >>> ids, starts, ends = tokenizer.encode_with_offsets(["the 猫"])
     >>> starts.to_list(), ends.to_list()
     ([[0, 4]], [[3, 7]])
@@ -45,11 +47,10 @@ class WordPieceTokenizer(Tokenizer):
 
     def __init__(self, vocabulary: list[str], unicode_policy: str = "identity"):
         if tuple(vocabulary[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
-            raise UserError(
-                f"A WordPiece vocabulary begins with {' '.join(SPECIAL_TOKENS)}. Received: {vocabulary[:5]}. Train anew."
-            )
+            wanted = " ".join(SPECIAL_TOKENS)
+            raise UserError(f"A WordPiece vocabulary begins with {wanted}. Received: {vocabulary[:5]}. Train anew.")
         super().__init__("".join(f"{piece}\n" for piece in vocabulary).encode(), len(vocabulary), unicode_policy)
-        self._tokens = vocabulary
+        self._tokens = tuple(vocabulary)
         self._cleaner = tf_text.FastBertNormalizer()  # control characters are read as spaces
         self._splitter = tf_text.FastWordpieceTokenizer(
             vocabulary, max_bytes_per_word=LONGEST_WORD, token_out_type=tf.int32, unknown_token="[UNK]"
@@ -60,8 +61,10 @@ class WordPieceTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int, unicode_policy: str = "identity") -> WordPieceTokenizer:
-        check_size(vocabulary_size, len(SPECIAL_TOKENS) + 1, "5 special ids, one piece")
+        check_size(vocabulary_size, len(SPECIAL_TOKENS) + 2, "5 special ids, one letter first and later in a word")
         words = _count_words(clean_texts(texts, unicode_policy))
+        if not words:
+            raise UserError("WordPiece is trained on words. Received: text without any. Give at least one sentence.")
         return cls(_train_vocabulary(words, vocabulary_size), unicode_policy)
 
     @classmethod
@@ -95,25 +98,26 @@ class WordPieceTokenizer(Tokenizer):
 
 def _count_words(texts: Iterable[str]) -> Counter:
     """How often each word occurs, split by the very operation that will split text in the graph."""
-    # With a vocabulary that fits nothing every word is one [UNK], with its offsets. (An empty one is refused.)
-    splitter = tf_text.FastBertTokenizer(["[UNK]", " "], token_out_type=tf.int32)
+    cleaner = tf_text.FastBertNormalizer()
+    # Without pieces that continue a word every word is one token, with its offsets. (An empty vocabulary is refused.)
+    splitter = tf_text.FastWordpieceTokenizer(["[UNK]", "a"], max_bytes_per_word=LONGEST_WORD, token_out_type=tf.int32)
     words = Counter()
     texts = iter(texts)
-    while batch := [text.encode() for text in itertools.islice(texts, 256)]:
-        _, starts, ends = splitter.tokenize_with_offsets(batch)
-        for text, begin, end in zip(batch, starts.to_list(), ends.to_list(), strict=True):
+    while batch := list(itertools.islice(texts, 256)):
+        clean = cleaner.normalize(batch)
+        _, starts, ends = splitter.tokenize_with_offsets(clean)
+        for text, begin, end in zip(clean.numpy(), starts.to_list(), ends.to_list(), strict=True):
             words.update(text[a:b].decode() for a, b in zip(begin, end, strict=True))
     return words
 
 
 def _train_vocabulary(words: Counter, vocabulary_size: int) -> list[str]:
     """The special tokens, the letters, and the pieces learned from counted words."""
-    words = Counter({word: count for word, count in words.items() if len(word.encode()) <= LONGEST_WORD})
     letters = _letters(words, (vocabulary_size - len(SPECIAL_TOKENS)) * 3 // 4)
     # The trainer numbers single letters in the random order of a hash map, and pieces of equal count by those numbers;
     # as "special tokens" the letters keep the order given here.
     trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=max(vocabulary_size, len(SPECIAL_TOKENS) + len(letters)),
+        vocab_size=vocabulary_size,
         min_frequency=2,
         special_tokens=[*SPECIAL_TOKENS, *letters],
         show_progress=False,
@@ -121,7 +125,8 @@ def _train_vocabulary(words: Counter, vocabulary_size: int) -> list[str]:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     known = {letter for letter in letters if len(letter) == 1}
-    lines = (" ".join([word] * count) for word, count in sorted(words.items()) if known.issuperset(word))
+    learnable = (word for word in sorted(words) if len(word.encode()) <= LONGEST_WORD and known.issuperset(word))
+    lines = (" ".join([word] * words[word]) for word in learnable)
     tokenizer.train_from_iterator(lines, trainer)
     vocabulary = tokenizer.get_vocab()
     return sorted(vocabulary, key=vocabulary.get)

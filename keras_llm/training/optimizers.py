@@ -9,7 +9,8 @@ class AdamW(keras.optimizers.AdamW):
 
     Args:
         clip_norm: gradients are scaled down to this global norm before the update; 0 leaves them alone.
-        **kwargs: as for `keras.optimizers.AdamW`.
+        **kwargs: as for `keras.optimizers.AdamW`. With `use_ema`, `ema_momentum` is reached slowly: the momentum of
+            update n is at most (1 + n) / (10 + n), or the initial weights would stay in the average for epochs.
 
     Attributes:
         gradient_norm: float32 scalar variable: the global norm before clipping in the last update. Not finite after a
@@ -26,6 +27,17 @@ class AdamW(keras.optimizers.AdamW):
     def __init__(self, learning_rate=1e-3, clip_norm=0.0, **kwargs):
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.clip_norm = float(clip_norm)
+
+    @property
+    def ema_momentum(self):
+        if not self.built:
+            return self._ema_momentum
+        updates = ops.cast(self.iterations, "float32")
+        return ops.minimum(self._ema_momentum, (1.0 + updates) / (10.0 + updates))
+
+    @ema_momentum.setter
+    def ema_momentum(self, value):
+        self._ema_momentum = value
 
     def build(self, variables):
         if self.built:
@@ -52,7 +64,7 @@ class AdamW(keras.optimizers.AdamW):
         super().apply(grads, trainable_variables)
 
     def get_config(self):
-        return {**super().get_config(), "clip_norm": self.clip_norm}
+        return {**super().get_config(), "clip_norm": self.clip_norm, "ema_momentum": self._ema_momentum}
 
 
 class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):

@@ -120,7 +120,9 @@ def _train(run, records, evaluation, time_budget, save_seconds, say):
     tokenizer = run.tokenizer()
     task = make_task(config, tokenizer)
     prepared = Prepared.open(run.prepared, run.manifest["data"])
-    say(f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on")
+    say(
+        f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on"
+    )
 
     def evaluate():
         metrics = task.evaluate(evaluation, tune=True)
