@@ -127,17 +127,17 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         ("reading", "lstm"): {
             "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2},
-            "training": {"epochs": 12, "batch_size": 16, "learning_rate": 2e-3},
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 3e-3, "clip_norm": 5.0},
         },
         ("reading", "transformer"): {
             "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
-            "training": {"epochs": 20, "batch_size": 16, "learning_rate": 1e-3},
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 1e-3, "clip_norm": 5.0},
         },
         ("closed_book", "lstm"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
             "network": {"embedding_dim": 64, "hidden_dim": 96, "num_layers": 1, "dropout": 0.0},
-            "training": {"epochs": 40, "batch_size": 16, "learning_rate": 3e-3},
+            "training": {"epochs": 60, "batch_size": 16, "learning_rate": 5e-3},
         },
         ("closed_book", "transformer"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
@@ -148,13 +148,13 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
     "small": {
         ("reading", "lstm"): {
             "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
-            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 2, "dropout": 0.3},
-            "training": {"epochs": 12, "batch_size": 32, "learning_rate": 2e-3, "ema": 0.999},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.35},
+            "training": {"epochs": 12, "batch_size": 32, "learning_rate": 2e-3, "ema": 0.999, "clip_norm": 5.0},
         },
         ("reading", "transformer"): {
             "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
-            "network": {"embedding_dim": 192, "num_layers": 4, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.2},
-            "training": {"epochs": 12, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.999},
+            "network": {"embedding_dim": 128, "num_layers": 4, "num_heads": 4, "feedforward_dim": 256, "dropout": 0.2},
+            "training": {"epochs": 12, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.999, "clip_norm": 5.0},
         },
         # The classic small set-up: embedding 128, two LSTM layers of 256.
         ("closed_book", "lstm"): {
