@@ -15,7 +15,7 @@ from keras_llm.errors import UserError
 def run_script(main: Callable[[], int | None]) -> None:
     """Calls `main` and ends the process: 0, `main`'s own number, 2 for a user's mistake, 130 for an interrupt."""
     # TensorFlow's start-up notes would bury what the script has to say.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         code = main() or 0
