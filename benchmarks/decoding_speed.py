@@ -18,7 +18,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import interleaved, peers  # noqa: E402
+from benchmarks import interleaved, peers
 
 SHAPE = {"vocabulary": 8000, "width": 384, "layers": 6, "heads": 6, "length": 256, "prompt": 32, "new": 128}
 ENGINES = ("keras_llm", "keras_hub", "torch")
@@ -30,7 +30,7 @@ class Arguments:
     batches: tuple[int, ...] = (1, 8)
     """Rows decoded together."""
     precisions: tuple[str, ...] = PRECISIONS
-    """Which of float32, bfloat16 (mixed)."""
+    """Which of float32, bfloat16 (weights too)."""
     rounds: int = 9
     """Rounds in which each engine has its turn."""
     steps: int = 3

@@ -247,7 +247,7 @@ def keras_llm_decode(settings):
 
     from keras_llm.generation.decode import greedy
 
-    keras.config.set_dtype_policy(_policy(settings))
+    keras.config.set_dtype_policy(settings["precision"])
     model = our_decoder(settings)
     new = settings["new"]
 
@@ -315,7 +315,7 @@ def keras_hub_decode(settings):
     import keras
     import keras_hub
 
-    keras.config.set_dtype_policy(_policy(settings))
+    keras.config.set_dtype_policy(settings["precision"])
     backbone = keras_hub.models.GPT2Backbone(
         vocabulary_size=settings["vocabulary"],
         num_layers=settings["layers"],
