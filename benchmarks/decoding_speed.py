@@ -10,6 +10,7 @@ the stock TensorFlow Serving does; PyTorch runs eagerly. "ratio" is a peer's tim
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ PRECISIONS = ("float32", "bfloat16")
 class Arguments:
     batches: tuple[int, ...] = (1, 8)
     """Rows decoded together."""
+    threads: tuple[int, ...] = (0, 1)
+    """Threads that share one product; 0 takes all cores. Servers set it by --tensorflow_intra_op_parallelism."""
     precisions: tuple[str, ...] = PRECISIONS
     """Which of float32, bfloat16 (weights too)."""
     rounds: int = 9
@@ -51,22 +54,20 @@ def main():
         return
     rounds, steps = (3, 1) if arguments.quick else (arguments.rounds, arguments.steps)
     result = {"environment": interleaved.environment(), "shape": SHAPE, "results": []}
-    print(f"{'precision':11}{'batch':>5}  {'engine':11}{'tokens/s':>10}{'ratio':>7}{'peak MB':>9}{'weights':>12}")
-    for precision in arguments.precisions:
-        for batch in arguments.batches:
-            candidates = {
-                engine: {"engine": engine, "precision": precision, "batch": batch, **SHAPE} for engine in ENGINES
-            }
-            found = interleaved.measure(__file__, candidates, rounds, steps)
-            for engine, values in found.items():
-                tokens = batch * SHAPE["new"] / values["median_seconds"]
-                row = {"precision": precision, "batch": batch, "engine": engine, "tokens_per_second": tokens, **values}
-                result["results"].append(row)
-                print(
-                    f"{precision:11}{batch:5}  {engine:11}{tokens:10,.0f}{values['ratio']:7.2f}"
-                    f"{values['peak_megabytes']:9,.0f}{values['weights']:12,}",
-                    flush=True,
-                )
+    print(
+        f"{'precision':11}{'batch':>5}{'threads':>9}  {'engine':11}{'tokens/s':>10}{'ratio':>7}{'peak MB':>9}{'weights':>12}"
+    )
+    for precision, batch, threads in itertools.product(arguments.precisions, arguments.batches, arguments.threads):
+        setting = {"precision": precision, "batch": batch, "threads": threads}
+        candidates = {engine: {"engine": engine, **setting, **SHAPE} for engine in ENGINES}
+        for engine, values in interleaved.measure(__file__, candidates, rounds, steps).items():
+            tokens = batch * SHAPE["new"] / values["median_seconds"]
+            result["results"].append({**setting, "engine": engine, "tokens_per_second": tokens, **values})
+            print(
+                f"{precision:11}{batch:5}{threads:9}  {engine:11}{tokens:10,.0f}{values['ratio']:7.2f}"
+                f"{values['peak_megabytes']:9,.0f}{values['weights']:12,}",
+                flush=True,
+            )
     interleaved.write(arguments.output, result)
 
 

@@ -247,6 +247,7 @@ def keras_llm_decode(settings):
 
     from keras_llm.generation.decode import greedy
 
+    tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     keras.config.set_dtype_policy(settings["precision"])
     model = our_decoder(settings)
     new = settings["new"]
@@ -314,7 +315,9 @@ def our_decoder(settings):
 def keras_hub_decode(settings):
     import keras
     import keras_hub
+    import tensorflow as tf
 
+    tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     keras.config.set_dtype_policy(settings["precision"])
     backbone = keras_hub.models.GPT2Backbone(
         vocabulary_size=settings["vocabulary"],
@@ -346,6 +349,8 @@ def torch_decode(settings):
     from torch import nn
 
     width, heads = settings["width"], settings["heads"]
+    if settings["threads"]:
+        torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
 
     class Block(nn.Module):

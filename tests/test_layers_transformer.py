@@ -27,6 +27,12 @@ def with_weights(layer, *shapes):
     return layer
 
 
+def dense(layer):
+    """The weights of a Linear as those of a Dense: [D, F], [F]."""
+    kernel = array(layer.kernel)
+    return kernel.T if layer.transposed else kernel, array(layer.bias)
+
+
 MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool)
 
 
@@ -58,7 +64,7 @@ def test_norms_of_large_float16_numbers_do_not_overflow(norm):
 def test_feed_forward_equals_its_formula(activation):
     layer = with_weights(FeedForward(6, activation), (None, None, 8))
     x = normal(2, 3, 8)
-    inner, inner_bias, outer, outer_bias = (array(w) for w in layer.weights)
+    (inner, inner_bias), (outer, outer_bias) = dense(layer.inner), dense(layer.outer)
     hidden = x @ inner + inner_bias
     if activation == "gelu":
         hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
@@ -101,9 +107,9 @@ def hub_weights(block, names):
 
     def attention(layer, fused):
         kernels, biases = [], []
-        for dense, parts in fused:
-            kernels += np.split(array(dense.kernel), parts, -1)
-            biases += np.split(array(dense.bias), parts, -1)
+        for part, sizes in fused:
+            kernels += np.split(array(part.kernel), sizes, -1)
+            biases += np.split(array(part.bias), sizes, -1)
         weights = []
         for kernel, bias in zip(kernels, biases, strict=True):
             weights += [kernel.reshape(width, heads, -1), bias.reshape(heads, -1)]
@@ -113,8 +119,8 @@ def hub_weights(block, names):
     found = {
         "self": attention(block.self_attention, [(block.self_attention.qkv_projection, 3)]),
         "self_norm": block.self_norm.get_weights(),
-        "inner": block.feedforward.inner.get_weights(),
-        "outer": block.feedforward.outer.get_weights(),
+        "inner": dense(block.feedforward.inner),
+        "outer": dense(block.feedforward.outer),
         "feedforward_norm": block.feedforward_norm.get_weights(),
     }
     if block.cross_attention:

@@ -64,5 +64,6 @@ def greedy(step, start_ids, state, end_id, pad_id, max_length):
 def best(logits):
     """The most probable token of each row, the first one of equals: logits [B, V] -> ids int32 [B], log-probability [B]."""
     # top_k gives place and value at once; Keras' argmax takes five operations to order -0.0 and 0.0.
-    values, ids = ops.top_k(logits, 1)
-    return ops.cast(ids[:, 0], "int32"), values[:, 0] - ops.logsumexp(logits, axis=-1)
+    values, ids = ops.top_k(logits, 1)  # [B, 1] each
+    # Its distance to itself is 0, so of log-softmax only the sum is left.
+    return ops.cast(ids[:, 0], "int32"), -ops.log(ops.sum(ops.exp(logits - values), axis=-1))

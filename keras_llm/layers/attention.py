@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_llm.layers.embedding import RotaryEmbedding
+from keras_llm.layers.linear import Linear, reshape
 
 # Far below any score, far above float32's overflow; scores never see it in half precision.
 HIDDEN = -1e9
@@ -185,25 +186,33 @@ class MultiHeadAttention(keras.layers.Layer):
 
         if self.cross:
             source = memory_shape if isinstance(memory_shape, tuple) else x_shape
-            self.query_projection = keras.layers.Dense(width, name="query", **dense)
+            self.query_projection = Linear((self.num_heads, self.head_dim), name="query", **dense)
             self.query_projection.build(x_shape)
-            self.kv_projection = keras.layers.Dense(2 * kv_dim, name="key_value", **dense)
-            self.kv_projection.kernel_initializer = initialise(kv_dim, kv_dim)
+            self.kv_projection = Linear(
+                (2 * self.num_kv_heads, self.head_dim),
+                kernel_initializer=initialise(kv_dim, kv_dim),
+                name="key_value",
+                **dense,
+            )
             self.kv_projection.build(source)
         else:
-            self.qkv_projection = keras.layers.Dense(width + 2 * kv_dim, name="query_key_value", **dense)
-            self.qkv_projection.kernel_initializer = initialise(width, kv_dim, kv_dim)
+            self.qkv_projection = Linear(
+                (self.num_heads + 2 * self.num_kv_heads, self.head_dim),
+                kernel_initializer=initialise(width, kv_dim, kv_dim),
+                name="query_key_value",
+                **dense,
+            )
             self.qkv_projection.build(x_shape)
             if self.rotary:
                 self.rotate = RotaryEmbedding(self.head_dim, dtype=self.dtype_policy, name="rotary")
-        self.output_projection = keras.layers.Dense(width, name="output", **dense)
+        self.output_projection = Linear(width, name="output", **dense)
         self.output_projection.build(x_shape)
         self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
 
     def project_memory(self, memory):
         """[B, S, M] -> keys and values of a memory that stays the same while decoding, each [B, K, S, d]."""
-        heads = self._heads(self.kv_projection(memory), 2 * self.num_kv_heads)  # [B, 2 K, S, d]
-        key, value = ops.split(heads, 2, axis=1)
+        kv = self.kv_projection(memory)  # [B, S, 2 K, d]
+        key, value = ops.split(_heads_first(kv), 2, axis=1)
         return {"key": key, "value": value}
 
     def new_cache(self, like, length):
@@ -227,17 +236,16 @@ class MultiHeadAttention(keras.layers.Layer):
     ):
         if self.cross:
             memory = memory if isinstance(memory, dict) else self.project_memory(memory)
-            query = self._heads(self.query_projection(x), self.num_heads)
+            query = _heads_first(self.query_projection(x))
             key, value = memory["key"], memory["value"]
         else:
             query, key, value = self._project(x, position, positions)
             if cache is not None:
                 key, value = _write(cache["key"], key, position), _write(cache["value"], value, position)
                 cache = {"key": key, "value": value}
-        length = ops.shape(x)[1]
-        hidden = _hidden(mask, causal, length, ops.shape(key)[2], position if cache is not None else None)
+        hidden = _hidden(mask, causal, ops.shape(x)[1], ops.shape(key)[2], None if cache is None else position)
         y, weights = self._attend(query, key, value, hidden, training)
-        y = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), ops.shape(x))  # [B, H, T, d] -> [B, T, D]
+        y = reshape(ops.transpose(y, (0, 2, 1, 3)), ops.shape(x))  # [B, H, T, d] -> [B, T, D]
         result = (self.output_projection(y),)
         if cache is not None:
             result += (cache,)
@@ -246,35 +254,35 @@ class MultiHeadAttention(keras.layers.Layer):
         return result if len(result) > 1 else result[0]
 
     def _project(self, x, position, positions):
+        """x [B, T, D] -> queries [B, H, T, d], keys and values [B, K, T, d]."""
         rotated = self.num_heads + self.num_kv_heads
-        qkv = self.qkv_projection(x)
+        qkv = self.qkv_projection(x)  # [B, T, H + 2 K, d]
         if self.rotary:
             if positions is None:
                 positions = ops.arange(ops.shape(x)[1]) + (0 if position is None else position)
-            qkv = ops.reshape(qkv, (*ops.shape(x)[:2], -1, self.head_dim))  # [B, T, H + 2 K, d]
-            qk = self.rotate(qkv[:, :, :rotated], positions)
-            qkv = ops.concatenate([qk, qkv[:, :, rotated:]], axis=2)
-        heads = self._heads(qkv, rotated + self.num_kv_heads)  # [B, H + 2 K, T, d]
-        return ops.split(heads, (self.num_heads, rotated), axis=1)
-
-    def _heads(self, x, heads):
-        x = ops.reshape(x, (*ops.shape(x)[:2], heads, self.head_dim))
-        return ops.transpose(x, (0, 2, 1, 3))  # [B, heads, T, d]
+            qk, value = ops.split(qkv, [rotated], axis=2)
+            qkv = ops.concatenate([self.rotate(qk, positions), value], axis=2)
+        return ops.split(_heads_first(qkv), (self.num_heads, rotated), axis=1)
 
     def _attend(self, query, key, value, hidden, training):
         batch, heads, length = ops.shape(query)[:3]
-        source = ops.shape(key)[2]
-        # Queries that share a key/value head lie side by side, so grouping them is a reshape and nothing is repeated.
-        grouped = (batch, self.num_kv_heads, heads // self.num_kv_heads * length, self.head_dim)
-        query = ops.reshape(query * self.head_dim**-0.5, grouped)
+        groups, source = self.num_heads // self.num_kv_heads, ops.shape(key)[2]
+        query = query * self.head_dim**-0.5
+        if groups > 1:
+            # Queries that share a key/value head lie side by side: to group them is a reshape, nothing is repeated.
+            query = reshape(query, (batch, self.num_kv_heads, groups * length, self.head_dim))
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, K, H / K T, S]
-        scores = ops.cast(ops.reshape(scores, (batch, heads, length, source)), "float32")
+        if groups > 1:
+            scores = reshape(scores, (batch, heads, length, source))
+        scores = ops.cast(scores, "float32")
         if hidden is not None:
             scores = scores + hidden
         weights = ops.softmax(scores, axis=-1)  # [B, H, T, S]
         dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
-        y = ops.matmul(ops.reshape(dropped, (*grouped[:3], source)), value)  # [B, K, H / K T, d]
-        return ops.reshape(y, (batch, heads, length, self.head_dim)), weights
+        if groups > 1:
+            dropped = reshape(dropped, (batch, self.num_kv_heads, groups * length, source))
+        y = ops.matmul(dropped, value)  # [B, K, H / K T, d]
+        return (reshape(y, (batch, heads, length, self.head_dim)) if groups > 1 else y), weights
 
     def compute_mask(self, *args, **kwargs):
         return None  # Masks are passed explicitly; Keras' implicit ones end here.
@@ -300,6 +308,11 @@ def _attend(scores, memory, mask):
     return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
 
 
+def _heads_first(x):
+    """[B, T, heads, d] -> [B, heads, T, d]."""
+    return ops.transpose(x, (0, 2, 1, 3))
+
+
 def _penalty(mask):
     """0 where the mask is true, `HIDDEN` elsewhere, float32."""
     return (1.0 - ops.cast(mask, "float32")) * HIDDEN
@@ -308,12 +321,12 @@ def _penalty(mask):
 def _hidden(mask, causal, length, source, position):
     """What is added to the scores [B, H, T, S]: broadcastable to them, or None when everything may be seen."""
     penalty = None
-    if causal or position is not None:
-        rows = ops.expand_dims(ops.arange(length), 1) + (0 if position is None else position)
-        seen = ops.expand_dims(ops.arange(source), 0) <= rows  # [T, S]
-        if not causal:
-            seen = ops.expand_dims(ops.arange(source), 0) < position + length
-        penalty = _penalty(seen)
+    one = isinstance(length, int) and length == 1
+    # Without a cache, or in one that grows by what is written, no key lies behind the last query.
+    if (causal and not one) or (position is not None and not CACHE_GROWS):
+        last = length - 1 if one or not causal else ops.expand_dims(ops.arange(length), 1)  # [] or [T, 1]
+        last = last if position is None else last + position
+        penalty = _penalty(ops.arange(source) <= last)  # [S] or [T, S]
     if mask is not None:
         # A cache that grows is shorter than the mask over all that it will hold.
         padding = _penalty(mask[:, None, None, :source])  # [B, 1, 1, S]
@@ -321,21 +334,21 @@ def _hidden(mask, causal, length, source, position):
     return penalty
 
 
+# XLA (JAX) wants constant shapes and then writes in place. A TensorFlow graph would copy the whole cache for one write,
+# so there the cache grows by concatenation: half the bytes, no mask, and no Xla* op in an exported graph.
+CACHE_GROWS = keras.backend.backend() != "jax"
+
+
 def _empty(like, heads, length, dim, dtype):
-    """Keys or values of no tokens yet, [B, K, L or 0, d]; see `_write`."""
-    if keras.backend.backend() == "jax":
-        return ops.zeros((ops.shape(like)[0], heads, length, dim), dtype)
-    # The length is computed from data so that the graph does not fix it at 0: in a loop it grows.
-    nothing = ops.cast(ops.sum(like[:0]), "int32")
-    return ops.zeros((ops.shape(like)[0], heads, nothing, dim), dtype)
+    """Keys or values of no tokens yet, [B, K, L, d], or [B, K, 0, d] where the cache grows."""
+    if CACHE_GROWS:
+        # Computed from data so that the graph does not fix the length at 0.
+        length = ops.cast(ops.sum(like[:0]), "int32")
+    return ops.zeros((ops.shape(like)[0], heads, length, dim), dtype)
 
 
 def _write(cache, new, position):
-    """Puts `new` [B, K, T, d] at `position` of `cache`, the tokens before it.
-
-    XLA (jax) wants constant shapes and then writes in place. A TensorFlow graph would copy the whole cache for one write,
-    so there the cache grows by concatenation: half the bytes, no mask, and no Xla* op in an exported graph.
-    """
-    if keras.backend.backend() == "jax":
-        return ops.slice_update(cache, (0, 0, position, 0), new)
-    return ops.concatenate([cache, new], axis=2)
+    """Puts `new` [B, K, T, d] at `position` of `cache`, behind the tokens it holds."""
+    if CACHE_GROWS:
+        return ops.concatenate([cache, new], axis=2)
+    return ops.slice_update(cache, (0, 0, position, 0), new)

@@ -9,15 +9,8 @@ import keras
 from keras import ops
 
 from keras_llm.layers.attention import MultiHeadAttention
-
-
-def normalisation(norm, **kwargs):
-    """ "layer" -> LayerNorm (Ba et al. 2016), "rms" -> RMSNorm (Zhang and Sennrich 2019)."""
-    if norm == "layer":
-        return keras.layers.LayerNormalization(epsilon=1e-5, **kwargs)
-    if norm == "rms":
-        return keras.layers.RMSNormalization(epsilon=1e-5, **kwargs)
-    raise ValueError(f'norm is "layer" or "rms". Received: norm={norm!r}.')
+from keras_llm.layers.linear import Linear
+from keras_llm.layers.normalization import normalisation
 
 
 @ops.custom_gradient
@@ -62,8 +55,8 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, x_shape):
         width = self.feedforward_dim * (2 if self.activation == "swiglu" else 1)
-        self.inner = keras.layers.Dense(width, dtype=self.dtype_policy, name="inner")
-        self.outer = keras.layers.Dense(x_shape[-1], dtype=self.dtype_policy, name="outer")
+        self.inner = Linear(width, dtype=self.dtype_policy, name="inner")
+        self.outer = Linear(x_shape[-1], dtype=self.dtype_policy, name="outer")
         self.inner.build(x_shape)
         self.outer.build((*x_shape[:-1], self.feedforward_dim))
 
