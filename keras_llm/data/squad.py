@@ -21,7 +21,8 @@ def read_squad(paths: Sequence[str | Path]) -> tuple[list[dict], ReaderReport]:
 
     Returns:
         Records `{"id": str, "question": str, "context": str, "answers": [{"text": str, "start": int}],
-        "impossible": bool}`, `start` counted in characters, and the `ReaderReport`.
+        "impossible": bool}`, `start` counted in characters, and the `ReaderReport`. Where one of several answers is not in
+        the context it comes last with `start` -1: nothing to learn from, but accepted when answers are scored.
 
     Raises:
         UserError: a file is missing, empty, not UTF-8 or not such JSON (with the line or the path in the document); an
@@ -62,10 +63,11 @@ def squad_records(document, path: Path, places: dict[str, str], report: ReaderRe
             skipped.append((where, f"the {'context' if question.strip() else 'question'} is empty"))
             lost += max(1, len(answers))
             continue
-        skipped += missing
+        skipped += [(place, why) for place, why, _ in missing]
         lost += len(missing)
         report.mended += mended
         if found or not missing:
+            found += [{"text": text, "start": -1} for _, _, text in missing if text]
             record = {"id": identifier, "question": question, "context": context, "answers": found}
             records.append(record | {"impossible": not found})
     if lost > MAX_LOST_SHARE * total:
@@ -87,8 +89,10 @@ def _squad_questions(document, path: Path) -> Iterator[tuple[str, str, object]]:
                 yield where, context, qa
 
 
-def _find_answers(answers: list[tuple[str, object]], context: str) -> tuple[list[dict], list[tuple[str, str]], int]:
-    """(answers that stand in the context, places of the others, how many were not at their offset)"""
+def _find_answers(
+    answers: list[tuple[str, object]], context: str
+) -> tuple[list[dict], list[tuple[str, str, str]], int]:
+    """(answers that stand in the context, (place, why not, text) of the others, how many were not at their offset)"""
     found, missing, mended = [], [], 0
     for where, answer in answers:
         text, start = text_of(answer, "text", where), get(answer, "answer_start", where)
@@ -96,14 +100,14 @@ def _find_answers(answers: list[tuple[str, object]], context: str) -> tuple[list
             raise UserError(f'{where}: key "answer_start" must be a whole number. Received: {short(start)}. Mend it.')
         if not text.strip():
             if start != -1:  # an empty text at -1 is how some converters write "no answer"
-                missing.append((where, "the answer is empty"))
+                missing.append((where, "the answer is empty", ""))
             continue
         stands_at = _nearest(context, text, start)
         if stands_at is None:
             text = text.strip()
             stands_at = _nearest(context, text, start)
         if stands_at is None:
-            missing.append((where, f"the answer {short(text)} is not in its context"))
+            missing.append((where, f"the answer {short(text)} is not in its context", text))
         else:
             found.append({"text": text, "start": stands_at})
             mended += stands_at != start
