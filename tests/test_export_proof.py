@@ -57,7 +57,9 @@ def test_every_byte_and_number_comes_back(echo, name):
         {key: values[5:8] for key, values in batch.items()},
     ]
     answers = CONSUMERS[name](echo, batches, "2.20")
-    assert answers.facts["seconds"] > 0 and answers.facts["tensorflow"] == tf.__version__
+    assert (
+        answers.facts["seconds"] > answers.facts["load_seconds"] > 0 and answers.facts["tensorflow"] == tf.__version__
+    )
     for sent, got in zip(batches, answers.batches, strict=True):
         assert got["text"].tolist() == list(sent["text"])
         assert got["clean"].tolist() == [text.decode("utf-8", "replace").encode() for text in sent["text"]]

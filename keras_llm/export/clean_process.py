@@ -7,6 +7,7 @@ signature, an answer one record for each output. `cpp/consumer.cc` takes the sam
 """
 
 import sys
+import time
 
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the ops
@@ -14,7 +15,9 @@ from tensorflow.core.protobuf.named_tensor_pb2 import NamedTensorProto
 
 
 def main(directory, signature, requests, answers):
+    start = time.perf_counter()
     function = tf.saved_model.load(directory).signatures[signature]
+    print(f"loaded in {time.perf_counter() - start:.2f} s")
     strangers = sorted({name.partition(".")[0] for name in sys.modules} & {"keras_llm", "keras_hub", "sentencepiece"})
     if strangers:
         sys.exit(f"the process is not clean: {strangers}")

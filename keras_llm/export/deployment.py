@@ -82,7 +82,8 @@ def _models(directory) -> dict[str, dict]:
     for model in sorted(path for path in directory.iterdir() if path.is_dir()):
         whole = [version for version in versions(model) if (model / str(version) / "saved_model.pb").exists()]
         if whole:
-            models[model.name] = {"size_bytes": 0, **_report(model / str(whole[-1])), "version": whole[-1]}
+            facts = {"version": whole[-1], "lite": (model / "lite" / "model.tflite").exists()}
+            models[model.name] = {"size_bytes": 0, **_report(model / str(whole[-1])), **facts}
     if not models:
         raise UserError(
             f"{directory} must hold exported models, NAME/1/saved_model.pb. Received: none. Export one first."
@@ -111,6 +112,7 @@ def _contents(models) -> dict[str, str]:
         "status_path": f"/v1/models/{quote(next(iter(models)))}",
         "memory": -(-memory // MEMORY_STEP) * MEMORY_STEP,
         "table": _table(models),
+        "lite": _lite([name for name, m in models.items() if m["lite"]]),
         "examples": "".join(_examples(name, m) for name, m in models.items() if "example" in m),
     }
     contents = {"models.config": f"# {WRITTEN}\n{_models_config(models)}"}
@@ -147,6 +149,11 @@ def _examples(name, model):
         f"\n`{name}`, a list of requests, then columns:\n\n```\n{commands[0]}\n{commands[1]}\n```\n\n"
         f"The first one answers `{answer}`.\n"
     )
+
+
+def _lite(names):
+    """How to run the `.tflite` files, where there are some."""
+    return (TEMPLATES / "lite.md").read_text(encoding="utf-8").replace("NAME", names[0]) if names else ""
 
 
 @contextlib.contextmanager

@@ -31,13 +31,12 @@ SIGNATURE_TYPES = ("string", "float", "int32", "int64", "bool")
 HALVES = {types_pb2.DT_HALF, types_pb2.DT_BFLOAT16}
 
 
-def check(directory: str | Path, server: str = DEFAULT_SERVER, dtype: str = "float32") -> list[str]:
+def check(directory: str | Path, server: str = DEFAULT_SERVER) -> list[str]:
     """Checks a SavedModel on disk, every node of every function.
 
     Args:
         directory: holds saved_model.pb.
         server: version of the stock tensorflow_model_server it is for, a key of `servers.json`.
-        dtype: "float32" allows no half precision anywhere in the graph; "bfloat16" allows it inside.
 
     Returns:
         The names of all ops, sorted; calls of the graph's own functions are not counted.
@@ -72,8 +71,7 @@ def check(directory: str | Path, server: str = DEFAULT_SERVER, dtype: str = "flo
                     f"{SERVERS['servers'][server]['tensorflow']} of server {server} does not know it and refuses the whole "
                     f"model. Received: {place}. Let the op use its default, or choose a newer --server."
                 )
-            if dtype == "float32":
-                _check_precision(node, place)
+            _check_precision(node, place)
     return sorted(ops)
 
 
@@ -161,7 +159,7 @@ def _check_precision(node, place):
     for name, value in node.attr.items():
         if value.type in HALVES or HALVES.intersection(value.list.type):
             raise UserError(
-                f"A float32 export must compute in float32 everywhere. Received: {place}, a {node.op} with {name} "
+                f"An export must compute in float32 everywhere. Received: {place}, a {node.op} with {name} "
                 f"{types_pb2.DataType.Name(value.type or value.list.type[0])}. Load the model with precision float32."
             )
 
