@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import _path  # noqa: F401
 import tyro
@@ -21,13 +22,15 @@ class Arguments:
     """Questions whose answers are compared with Python's; default: the bundled ones."""
     lite: bool = True
     """Also write a TFLite file (ids in, ids or numbers out) below lite/."""
+    server: Literal["2.20", "2.19"] = "2.20"
+    """Version of the stock TensorFlow Serving binary it must run on: which ops it links decides what may be exported."""
 
 
 def main():
     arguments = parse(Arguments, __doc__)
     from keras_llm.export.export import export_run
 
-    for line in export_run(arguments.run, arguments.directory, arguments.data, arguments.lite):
+    for line in export_run(arguments.run, arguments.directory, arguments.data, arguments.lite, arguments.server):
         print(line, flush=True)
 
 

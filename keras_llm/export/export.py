@@ -1,4 +1,4 @@
-"""From a run to what is deployed: the SavedModel with its proof and, where possible, a TFLite file."""
+"""From a run to what is deployed: the SavedModel with its proof, a TFLite file, and what starts a server on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from keras_llm import files
 from keras_llm.data.bundled import bundled
+from keras_llm.export import deployment, gates
 from keras_llm.export.lite import export_lite
 from keras_llm.export.saved_model import export_task
 from keras_llm.run import load
@@ -16,15 +17,20 @@ COMPARED = 96  # real requests in the proof; evaluating all of a large set would
 
 
 def export_run(
-    run_dir: str | Path, directory: str | Path, data: Sequence[Path] = (), lite: bool = True
+    run_dir: str | Path,
+    directory: str | Path,
+    data: Sequence[Path] = (),
+    lite: bool = True,
+    server: str = gates.DEFAULT_SERVER,
 ) -> Iterator[str]:
     """Exports a run; yields lines to print as it goes.
 
     Args:
         run_dir: a run directory.
-        directory: where versions of the exported model live.
+        directory: where versions of the exported model live; what deploys all models beside it is written to its parent.
         data: files with requests for the proof; default: the bundled questions.
         lite: also write `directory/lite/`.
+        server: version of the stock tensorflow_model_server it is for, a key of `gates.SERVERS["servers"]`.
 
     Raises:
         UserError: the run is not whole, a gate is shut, or an answer differs.
@@ -33,12 +39,15 @@ def export_run(
     records, _ = task.read(list(data) or bundled("dev"))
     step = max(len(records) // COMPARED, 1)
     records = records[::step][:COMPARED]
-    target = export_task(task, directory, records)
+    target = export_task(task, directory, records, server)
     report = json.loads((target / "report.json").read_text(encoding="utf-8"))
     yield (
-        f"{target}: {report['size_bytes'] / 1e6:.1f} MB, {report['compared']} answers equal to Python's "
-        f"(largest score difference {report['largest_score_difference']:.1e})"
+        f"{target}: {report['size_bytes'] / 1e6:.1f} MB for server {server}, {report['compared']} answers of "
+        f"{report['requests']} requests compared (largest score difference {report['largest_score_difference']:.1e})"
     )
+    for name, facts in report["consumers"].items():
+        done = facts if isinstance(facts, str) else f"equal to Python's here, {facts['seconds']} s"
+        yield f"  {name}: {done}"
     if lite:
         report = export_lite(task, Path(directory) / "lite", records)
         files.write_json(Path(directory) / "lite" / "report.json", report)
@@ -46,3 +55,7 @@ def export_run(
             f"{Path(directory) / 'lite' / report['file']}: {report['size_bytes'] / 1e6:.1f} MB, "
             f"{report['compared']} results equal to TensorFlow's, {report['milliseconds']:.0f} ms each"
         )
+    written, kept = deployment.write(target.parent.parent)
+    yield f"{target.parent.parent}: {', '.join(written)}"
+    if kept:
+        yield f"  left as they are, since they are not ours: {', '.join(kept)}"

@@ -1,30 +1,32 @@
-"""A run -> one SavedModel from strings to strings, with its proof beside it."""
+"""A run -> one SavedModel from strings to strings, with its warm-up requests and its proof beside it."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
+from keras_llm import files
 from keras_llm.errors import UserError
-from keras_llm.export import gates
+from keras_llm.export import gates, warmup
 from keras_llm.export.verify import compare
 
 
-def export_task(task, directory: str | Path, records: Sequence[dict]) -> Path:
+def export_task(task, directory: str | Path, records: Sequence[dict], server: str = gates.DEFAULT_SERVER) -> Path:
     """Writes `directory/<next version>/` and proves it.
 
-    The graph is the one `task.ask` runs. The version appears under its number only after the gates and the comparison in
-    a clean process: a server that polls `directory` never sees half of one.
+    The graph is the one `task.ask` runs. The version appears under its number only after the gates and the comparison with
+    every consumer: a server that polls `directory` never sees half of one.
 
     Args:
         task: from `keras_llm.load`.
-        directory: where versions of this model live.
+        directory: where versions of this model live; its name is the model's.
         records: questions whose answers are compared; generated difficult ones are added.
+        server: version of the stock tensorflow_model_server it is for.
 
     Returns:
         The new version's directory.
@@ -38,6 +40,12 @@ def export_task(task, directory: str | Path, records: Sequence[dict]) -> Path:
     '1'
     """
     directory = Path(directory)
+    name = directory.resolve().name
+    gates.ops_of(server)  # a wrong version is told before anything is written
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(
+            f"The directory's name is the model's name in URLs: letters, digits, '.', '_' and '-'. Received: {name!r}."
+        )
     if directory.is_file():
         raise UserError(f"Exports go into a directory. Received: the file {directory}.")
     directory.mkdir(parents=True, exist_ok=True)
@@ -45,11 +53,13 @@ def export_task(task, directory: str | Path, records: Sequence[dict]) -> Path:
     beside = directory / f".writing-{os.getpid()}-{version}"  # not a number: servers skip it
     try:
         save(task, beside)
-        ops = gates.check(beside)
-        report = compare(task, beside, records)
+        ops = gates.check(beside, server)
+        report = {"model": name, "kind": task.config.kind, "server": server, **_example(task, records)}
+        report |= compare(task.ask, task.inputs, beside, records, server)
+        report["warmup_requests"] = warmup.write(beside, name, [{k: r[k] for k in task.inputs} for r in records])
         report["ops"] = ops
         report["size_bytes"] = sum(file.stat().st_size for file in beside.rglob("*") if file.is_file())
-        (beside / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.write_json(beside / "report.json", report)
         target = directory / str(version)
         os.rename(beside, target)
     except OSError as error:
@@ -81,3 +91,16 @@ def versions(directory: str | Path) -> list[int]:
         for entry in directory.iterdir()
         if entry.is_dir() and entry.name.isascii() and entry.name.isdigit()
     )
+
+
+def _example(task, records):
+    """What the README beside the models shows of this one: its signature, and a short request with its answer."""
+    request = min(({name: r[name] for name in task.inputs} for r in records), key=lambda r: sum(map(len, r.values())))
+    outputs = task.trace().structured_outputs
+    return {
+        "signature": {
+            "inputs": dict.fromkeys(task.inputs, "string"),
+            "outputs": {name: outputs[name].dtype.name for name in sorted(outputs)},
+        },
+        "example": {"request": request, "answer": task.ask([request])[0]},
+    }

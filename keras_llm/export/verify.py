@@ -1,126 +1,110 @@
-"""Proof that an export answers as Python does: the same questions, in another process, example by example."""
+"""Proof that an export answers as Python does: the same requests to independent consumers, alone and in batches."""
 
 from __future__ import annotations
 
-import base64
-import json
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from keras_llm.errors import UserError
+from keras_llm.export import gates
+from keras_llm.export.consumers import CONSUMERS, NotRunError
+from keras_llm.export.requests import batched, proof_requests
 
-LEAST = 64  # answers compared
+LEAST = 64  # answers compared by each consumer
 TOLERANCE = 1e-3  # of scores: sums in another batch shape come in another order
-CLEAN_PROCESS = Path(__file__).with_name("clean_process.py")
-
-# Texts that break careless graphs; zipped with real ones they become requests of their own.
-DIFFICULT = (
-    "",
-    " ",
-    "\n\t ",
-    "？",
-    "！！！，。；：“”‘’（）《》",
-    "𠮷野家の龘靐齉爩，𪚥。",
-    "🙂👩‍👩‍👧‍👦🇨🇳 emoji 😀",
-    "naïve café Å Ａ１ ﬁ",
-    "\x00\x01\x1f control \x7f\u200b\u202e",
-    "[CLS] [SEP] <s> </s> <pad> <0x41> ▁",
-    "ＦＵＬＬ　ＷＩＤＴＨ　ｔｅｘｔ",
-    "المعنى עברית हिन्दी ไทย",
-    "a" * 3000,
-    "语言模型" * 1500,
-    "What is a language model? " * 300,
-)
 
 
-def compare(task, directory: str | Path, records: Sequence[dict]) -> dict:
-    """Compares a SavedModel's answers with `task.ask`.
+def compare(
+    ask: Callable[[list[dict[str, str]]], list[dict]],
+    inputs: Sequence[str],
+    directory: str | Path,
+    records: Sequence[dict],
+    server: str = gates.DEFAULT_SERVER,
+    tolerance: float = TOLERANCE,
+) -> dict:
+    """Compares what every consumer gets from a SavedModel with what Python answers.
 
     Args:
-        task: the task in this process.
+        ask: Python's answers: `task.ask`.
+        inputs: names of the string inputs.
         directory: the SavedModel.
-        records: real requests; the difficult ones above are added.
+        records: real requests; difficult ones are added (`requests.py`). Python is asked with `str`, where bytes that
+            are not UTF-8 have become U+FFFD; the consumers get the bytes.
+        server: version of the stock server the model is for.
+        tolerance: how far floating-point outputs may differ.
 
     Returns:
-        The report: what was compared, in which batches, largest score difference, seconds.
+        The report: what was compared by whom, in which batches, largest difference, seconds, versions.
 
     Raises:
-        UserError: strings or integers differ, or a score by more than the tolerance; or the clean process failed.
+        UserError: a string or an integer differs, or a float by more than the tolerance; or a consumer failed.
+
+    Example:
+
+    >>> compare(task.ask, task.inputs, "exported/reader/1", records)["differences"]
+    0
     """
-    requests = [{name: record[name] for name in task.inputs} for record in records]
-    requests += _difficult(task.inputs, requests)
-    expected = task.ask(requests)
-    # One by one and in batches of unequal lengths: the batch must not change an answer.
-    singles = min(16, len(requests))
-    batches = [[i] for i in range(singles)] + [
-        list(range(first, min(first + 24, len(requests)))) for first in range(0, len(requests), 24)
-    ]
-    start = time.perf_counter()
-    answers = _clean_process(directory, [[requests[i] for i in batch] for batch in batches], task.inputs)
-    seconds = time.perf_counter() - start
-    largest, compared = 0.0, 0
-    for batch, columns in zip(batches, answers, strict=True):
-        for place, i in enumerate(batch):
-            compared += 1
-            for name, want in expected[i].items():
-                got = columns[name][place]
-                if isinstance(want, str):
-                    got = base64.b64decode(got).decode("utf-8")
-                if isinstance(want, float):
-                    largest = max(largest, abs(got - want))
-                    same = abs(got - want) <= TOLERANCE
-                else:
-                    same = got == want
-                if not same:
-                    raise UserError(
-                        f"An export must answer as Python does. Received: {name}={got!r} instead of {want!r} for "
-                        f"{ {key: value[:80] for key, value in requests[i].items()} } in a batch of {len(batch)}."
-                    )
+    requests = proof_requests(inputs, records)
+    expected = ask(
+        [{name: value.decode("utf-8", "replace") for name, value in request.items()} for request in requests]
+    )
+    batches = batched(requests, len(records))
+    compared = sum(map(len, batches))
     if compared < LEAST:
         raise UserError(f"At least {LEAST} answers are compared. Received: {compared}. Give more --data.")
+    columns = [{name: [requests[i][name] for i in batch] for name in inputs} for batch in batches]
+    reports: dict[str, dict | str] = {}
+    for name, consumer in CONSUMERS.items():
+        try:
+            answers = consumer(directory, columns, server)
+        except NotRunError as error:
+            reports[name] = f"not run: {error}"
+            continue
+        largest = _largest_difference(answers.batches, expected, requests, batches, tolerance, name)
+        reports[name] = {**answers.facts, "compared": compared, "differences": 0, "largest_score_difference": largest}
+    ran = [report for report in reports.values() if isinstance(report, dict)]
     return {
         "compared": compared,
         "requests": len(requests),
+        "real_requests": len(records),
+        "invalid_utf8_requests": sum(not _is_text(request) for request in requests),
+        "longest_request_bytes": max(len(value) for request in requests for value in request.values()),
         "batch_sizes": sorted({len(batch) for batch in batches}),
-        "process": "python with tensorflow and tensorflow_text only",
-        "tensorflow": _version("tensorflow"),
         "differences": 0,
-        "largest_score_difference": largest,
-        "seconds": round(seconds, 1),
+        "tolerance": tolerance,
+        "largest_score_difference": max(report["largest_score_difference"] for report in ran),
+        "consumers": reports,
     }
 
 
-def _difficult(inputs, requests):
-    real = requests[0] if requests else dict.fromkeys(inputs, "language model")
-    made = [dict.fromkeys(inputs, text) for text in DIFFICULT]
-    for name in inputs:
-        made += [{**real, name: text} for text in DIFFICULT]
-    return made
+def _largest_difference(answers, expected, requests, batches, tolerance, consumer):
+    largest = 0.0
+    for batch, columns in zip(batches, answers, strict=True):
+        for place, i in enumerate(batch):
+            for name, want in expected[i].items():
+                got = columns[name][place] if name in columns else None
+                if got is not None and isinstance(want, float | np.floating | np.ndarray):
+                    difference = float(np.max(np.abs(got - want), initial=0.0))
+                    largest = max(largest, difference)
+                    same = difference <= tolerance  # False for NaN
+                else:
+                    same = got == (want.encode() if isinstance(want, str) else want)
+                if not same:
+                    shown = got.decode("utf-8", "replace") if isinstance(got, bytes) else got
+                    request = {key: value[:80] for key, value in requests[i].items()}
+                    raise UserError(
+                        f"An export must answer as Python does. Received from the {consumer} consumer: {name}={shown!r} "
+                        f"instead of {want!r} for {request} in a batch of {len(batch)}."
+                    )
+    return largest
 
 
-def _clean_process(directory, batches, inputs):
-    with tempfile.TemporaryDirectory() as folder:
-        requests, answers = Path(folder) / "requests.json", Path(folder) / "answers.json"
-        encoded = [
-            {name: [base64.b64encode(request[name].encode()).decode() for request in batch] for name in inputs}
-            for batch in batches
-        ]
-        requests.write_text(json.dumps(encoded), encoding="utf-8")
-        # -I: neither the current directory nor PYTHONPATH can lend the process our package.
-        command = [sys.executable, "-I", str(CLEAN_PROCESS), str(directory), str(requests), str(answers)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(
-                f"The exported model failed in a process of its own (exit code {done.returncode}):\n{done.stderr[-2000:]}"
-            )
-        return json.loads(answers.read_text(encoding="utf-8"))
-
-
-def _version(package):
-    from importlib.metadata import version
-
-    return version(package)
+def _is_text(request):
+    try:
+        for value in request.values():
+            value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
