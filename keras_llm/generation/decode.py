@@ -209,7 +209,7 @@ def draw(logits, numbers):
     Returns:
         int32 [B].
     """
-    probabilities = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    probabilities = ops.softmax(logits, axis=-1)
     sums = ops.cumsum(probabilities, axis=-1)
     passed = sums > ops.expand_dims(numbers, 1) * sums[:, -1:]
     # Rounding in the sums must never give a token of probability 0.
@@ -219,5 +219,6 @@ def draw(logits, numbers):
 
 def log_probability(logits, ids):
     """Of the tokens ids [B] under logits [B, V]: float32 [B]."""
-    chosen = ops.take_along_axis(logits, ops.expand_dims(ids, 1), axis=1)[:, 0]
-    return chosen - ops.logsumexp(logits, axis=-1)
+    batch, size = ops.shape(logits)
+    # Keras' take_along_axis takes thirty operations where shapes are unknown.
+    return ops.take(ops.reshape(ops.log_softmax(logits, axis=-1), (-1,)), ops.arange(batch) * size + ids)

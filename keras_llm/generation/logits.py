@@ -154,7 +154,7 @@ def forbid_repeated_ngrams(logits, tokens, count, pad_id, size):
     size = column(size, "int32")
     places = ops.arange(ops.shape(tokens)[1])
     # Does the run of size - 1 tokens before each place equal the row's last size - 1 tokens? One token a turn.
-    longest = ops.max(size) if len(size.shape) else size
+    longest = ops.max(size, initial=0)
 
     def compare(back, same):
         before = ops.take(tokens, ops.maximum(places - back, 0), axis=1)  # [B, L]
@@ -226,7 +226,8 @@ def keep_top_k(logits, k):
         size = ops.shape(logits)[1]
         values, _ = ops.top_k(logits, size)
         last = ops.arange(size) == ops.minimum(k, size) - 1  # [V] or [B, V]
-        threshold = ops.max(ops.where(last, values, -math.inf), axis=-1, keepdims=True)  # [B, 1]; k = 0: -inf
+        threshold = ops.where(last, values, -math.inf)
+        threshold = ops.max(threshold, axis=-1, keepdims=True, initial=-math.inf)  # [B, 1]; k = 0: -inf
         return ops.where(logits < threshold, FORBIDDEN, logits)
 
     return ops.cond(ops.any(k > 0), cut, lambda: logits)
@@ -250,7 +251,7 @@ def keep_top_p(logits, p):
         probabilities = ops.softmax(values, axis=-1)
         before = ops.cumsum(probabilities, axis=-1) - probabilities  # the mass of the more probable ones
         kept = ops.logical_or(before < p, p >= 1.0)
-        threshold = ops.min(ops.where(kept, values, math.inf), axis=-1, keepdims=True)
+        threshold = ops.min(ops.where(kept, values, math.inf), axis=-1, keepdims=True, initial=math.inf)
         # The most probable token stays whatever p is.
         return ops.where(logits < ops.minimum(threshold, values[:, :1]), FORBIDDEN, logits)
 
@@ -267,7 +268,8 @@ def keep_min_p(logits, p):
 
     Reference: Nguyen et al. 2024, https://arxiv.org/abs/2407.01082, section 3.
     """
-    threshold = ops.max(logits, axis=-1, keepdims=True) + ops.log(ops.minimum(column(p, "float32"), 1.0))
+    greatest = ops.max(logits, axis=-1, keepdims=True, initial=FORBIDDEN)  # with `initial` there may be no rows
+    threshold = greatest + ops.log(ops.minimum(column(p, "float32"), 1.0))
     return ops.where(logits < threshold, FORBIDDEN, logits)
 
 
