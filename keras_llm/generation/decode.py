@@ -159,9 +159,7 @@ def greedy_chooser(end_id, pad_id, rules=None):
     return choose
 
 
-def sampling_chooser(
-    end_id, pad_id, max_length, seed, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, rules=None
-):
+def sampling_chooser(end_id, pad_id, max_length, seed, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, rules=None):
     """A token drawn from what rules and filters leave; arguments as for `sample`."""
     check("temperature", temperature, 0, math.inf)
     check("top_k", top_k, 0, math.inf)
