@@ -44,7 +44,9 @@ def begin(starts):
 
 CASES = {}
 for case in BEAMS["cases"]:
-    CASES.setdefault((case["num_beams"], "-".join(case["rules"]) or "plain"), []).append(case)
+    # JAX compiles each for seconds; one width is enough there.
+    if case["num_beams"] == 3 or keras.backend.backend() != "jax":
+        CASES.setdefault((case["num_beams"], "-".join(case["rules"]) or "plain"), []).append(case)
 
 
 @pytest.mark.parametrize("key", CASES, ids=str)
