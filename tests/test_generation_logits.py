@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from keras_llm.errors import UserError
+from keras_llm.generation import filters
 from keras_llm.generation import logits as generation
 from keras_llm.generation.decode import greedy, sampling_chooser
 from keras_llm.generation.logits import FORBIDDEN, Rules
@@ -18,10 +19,10 @@ LOGITS = np.array(ORACLE["filters"]["logits"], "float32")
 TOKENS = np.array(ORACLE["filters"]["tokens"], "int32")
 BATCH = len(LOGITS)
 FUNCTIONS = {
-    "temperature": generation.apply_temperature,
-    "top_k": generation.keep_top_k,
-    "top_p": generation.keep_top_p,
-    "min_p": generation.keep_min_p,
+    "temperature": filters.apply_temperature,
+    "top_k": filters.keep_top_k,
+    "top_p": filters.keep_top_p,
+    "min_p": filters.keep_min_p,
     "repetition_penalty": lambda logits, value: generation.penalise_repetition(logits, ops.array(TOKENS), PAD, value),
     "no_repeat_ngram_size": lambda logits, value: generation.forbid_repeated_ngrams(
         logits, ops.array(TOKENS), TOKENS.shape[1], PAD, value
@@ -86,17 +87,36 @@ def test_each_row_may_have_its_own_value(name, values):
 
 
 def test_top_p_keeps_the_most_probable_token_however_small_p_is():
-    found = numpy(generation.keep_top_p(ops.array(LOGITS), ops.cast(0.0, "float32")))
+    found = numpy(filters.keep_top_p(ops.array(LOGITS), ops.cast(0.0, "float32")))
     np.testing.assert_array_equal((found > FORBIDDEN).sum(1), [1] * BATCH)
     np.testing.assert_array_equal(found.argmax(1), LOGITS.argmax(1))
+
+
+def test_large_vocabularies_are_cut_where_a_full_sort_would_cut():
+    logits = np.random.default_rng(6).normal(size=(3, 700)).astype("float32") * np.array(
+        [[0.1], [1.0], [6.0]], "float32"
+    )
+    ordered = -np.sort(-logits, axis=1)
+    for ks in ([1, 127, 128], [5, 129, 700], [0, 200, 3]):
+        found = numpy(filters.keep_top_k(ops.array(logits), ops.array(ks, dtype="int32")))
+        for row, k in enumerate(ks):
+            assert ((found[row] > FORBIDDEN) == (logits[row] >= ordered[row, k - 1 if k else -1])).all()
+    shares = np.exp(ordered - ordered.max(1, keepdims=True))
+    shares = shares / shares.sum(1, keepdims=True)
+    for ps in ([0.001, 0.2, 0.9], [0.9, 0.97, 0.5], [1.0, 0.999, 0.3], [0.1, 0.1, 0.1]):
+        found = numpy(filters.keep_top_p(ops.array(logits), ops.array(ps, dtype="float32")))
+        for row, p in enumerate(ps):
+            kept = int((np.cumsum(shares[row]) - shares[row] < p).sum()) if p < 1 else 700
+            assert abs(int((found[row] > FORBIDDEN).sum()) - kept) <= (1 if p > 0.99 else 0)
+            np.testing.assert_array_equal(found[row], numpy(filters.keep_top_p(ops.array(logits), p))[row])
 
 
 def test_equals_of_the_last_kept_token_stay():
     logits = ops.array([[2.0, 1.0, 1.0, 0.0]])
     for k in (2, ops.cast(2, "int32")):
-        assert (numpy(generation.keep_top_k(logits, k)) > FORBIDDEN).tolist() == [[True, True, True, False]]
+        assert (numpy(filters.keep_top_k(logits, k)) > FORBIDDEN).tolist() == [[True, True, True, False]]
     equal = ops.log(ops.array([[0.4, 0.2, 0.2, 0.2]]))
-    assert (numpy(generation.keep_top_p(equal, 0.5)) > FORBIDDEN).all()
+    assert (numpy(filters.keep_top_p(equal, 0.5)) > FORBIDDEN).all()
 
 
 def banned(history, size):

@@ -12,7 +12,7 @@ from keras_llm.generation.logits import Rules
 from keras_llm.models import MODELS
 
 PAD, START, END = 0, 2, 3
-SMALL = {"embedding_dim": 8, "hidden_dim": 8, "num_layers": 2}
+SMALL = {"embedding_dim": 8, "hidden_dim": 8, "num_layers": 1}
 KINDS = {
     "lstm": SMALL,
     "transformer": {**SMALL, "num_heads": 4, "num_kv_heads": 2, "feedforward_dim": 16, "positions": "rotary"},

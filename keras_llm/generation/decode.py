@@ -10,15 +10,8 @@ import math
 
 from keras import ops
 
-from keras_llm.generation.logits import (
-    Rules,
-    apply_temperature,
-    check,
-    is_off,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-)
+from keras_llm.generation.filters import apply_temperature, keep_min_p, keep_top_k, keep_top_p
+from keras_llm.generation.logits import Rules, check, is_off
 from keras_llm.generation.noise import uniforms
 
 

@@ -1,9 +1,8 @@
-"""What may change the next token's scores: rules that every strategy obeys, and the filters of sampling.
+"""Rules for the next token's scores that every strategy obeys.
 
 Each is a pure function over `keras.ops`. A setting is a Python number, a scalar tensor or a tensor [B] with one value a
-row, so that it can be an input of an exported graph; a Python number that switches a function off adds no operation.
-The order is that of Hugging Face: repetition penalty, n-grams, forbidden ids, minimum length; then, only when sampling,
-temperature, top-k, top-p, min-p.
+row, so that it can be an input of an exported graph; a Python number that switches a rule off adds no operation. The
+order is that of Hugging Face: repetition penalty, n-grams, forbidden ids, minimum length.
 
 Shapes: B batch, V vocabulary, P prompt length, T the greatest length, L = P + T.
 """
@@ -190,87 +189,6 @@ def forbid_end(logits, position, end_id, min_length):
     """
     is_end = ops.arange(ops.shape(logits)[1]) == end_id
     return ops.where(ops.logical_and(is_end, position < column(min_length, "int32")), FORBIDDEN, logits)
-
-
-def apply_temperature(logits, temperature):
-    """Divides logits [B, V] by the temperature: below 1 the likely becomes likelier, above 1 all become more alike.
-
-    Example:
-
-    >>> apply_temperature(keras.ops.array([[1.0, 2.0]]), 0.5)
-    [[2.0, 4.0]]
-
-    Reference: Ackley et al. 1985, https://doi.org/10.1016/S0364-0213(85)80012-4.
-    """
-    return logits / ops.maximum(column(temperature, "float32"), 1e-6)
-
-
-def keep_top_k(logits, k):
-    """Forbids all but the `k` most probable tokens, and tokens equal to the last of them; 0 keeps all.
-
-    Example:
-
-    >>> keep_top_k(keras.ops.array([[1.0, 3.0, 2.0]]), 2)
-    [[-1e30, 3.0, 2.0]]
-
-    Reference: Fan et al. 2018, https://arxiv.org/abs/1805.04833, section 5.
-    """
-    if isinstance(k, numbers.Number):
-        size = logits.shape[-1]
-        values, _ = ops.top_k(logits, int(k) if size is None else min(int(k), size))
-        return ops.where(logits < values[:, -1:], FORBIDDEN, logits)
-    k = column(k, "int32")
-
-    def cut():
-        # The number is known only at run time, so everything is sorted.
-        size = ops.shape(logits)[1]
-        values, _ = ops.top_k(logits, size)
-        last = ops.arange(size) == ops.minimum(k, size) - 1  # [V] or [B, V]
-        threshold = ops.where(last, values, -math.inf)
-        threshold = ops.max(threshold, axis=-1, keepdims=True, initial=-math.inf)  # [B, 1]; k = 0: -inf
-        return ops.where(logits < threshold, FORBIDDEN, logits)
-
-    return ops.cond(ops.any(k > 0), cut, lambda: logits)
-
-
-def keep_top_p(logits, p):
-    """Forbids all but the fewest most probable tokens whose probabilities add up to `p`, and tokens equal to the last of
-    them; 1.0 keeps all.
-
-    Example:
-
-    >>> keep_top_p(keras.ops.log([[0.2, 0.5, 0.3]]), 0.6)
-    [[-1e30, -0.69, -1.20]]
-
-    Reference: Holtzman et al. 2020 (nucleus sampling), https://arxiv.org/abs/1904.09751, section 3.1.
-    """
-    p = column(p, "float32")
-
-    def cut():
-        values, _ = ops.top_k(logits, ops.shape(logits)[1])
-        probabilities = ops.softmax(values, axis=-1)
-        before = ops.cumsum(probabilities, axis=-1) - probabilities  # the mass of the more probable ones
-        kept = ops.logical_or(before < p, p >= 1.0)
-        threshold = ops.min(ops.where(kept, values, math.inf), axis=-1, keepdims=True, initial=math.inf)
-        # The most probable token stays whatever p is.
-        return ops.where(logits < ops.minimum(threshold, values[:, :1]), FORBIDDEN, logits)
-
-    return ops.cond(ops.any(p < 1.0), cut, lambda: logits)
-
-
-def keep_min_p(logits, p):
-    """Forbids tokens whose probability is less than `p` times that of the most probable one; 0.0 keeps all.
-
-    Example:
-
-    >>> keep_min_p(keras.ops.log([[0.05, 0.6, 0.35]]), 0.5)
-    [[-1e30, -0.51, -1.05]]
-
-    Reference: Nguyen et al. 2024, https://arxiv.org/abs/2407.01082, section 3.
-    """
-    greatest = ops.max(logits, axis=-1, keepdims=True, initial=FORBIDDEN)  # with `initial` there may be no rows
-    threshold = greatest + ops.log(ops.minimum(column(p, "float32"), 1.0))
-    return ops.where(logits < threshold, FORBIDDEN, logits)
 
 
 def column(value, dtype):
