@@ -35,8 +35,8 @@ class Rules:
     Example:
 
     >>> logits = keras.ops.array([[1.0, 2.0, 3.0]])
-    >>> Rules(forbidden_ids=(2,))(logits, tokens=keras.ops.array([[0]]), position=0, end_id=1, pad_id=0).argmax()
-    1
+    >>> Rules(forbidden_ids=(2,))(logits, tokens=keras.ops.array([[0]]), position=0, end_id=1, pad_id=0)
+    [[1.0, 2.0, -1e30]]
     """
 
     repetition_penalty: Any = 1.0
