@@ -93,10 +93,15 @@ def test_reports_scores_and_finishes(data, tmp_path):
     out = train("--data", data, "--eval-data", data, "--epochs", 2, "--run", run).stdout
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["steps"] == 6 and metrics["evaluation"]["total"] == 6
+    # The learning curve: one row an evaluation, the best of them what the kept weights score.
+    assert [row["step"] for row in metrics["history"]] == [3, 6]
+    assert max(row["cmrc_f1"] for row in metrics["history"]) == metrics["evaluation"]["cmrc_f1"]
+    assert all(row["loss"] > 0 and row["seconds"] > 0 for row in metrics["history"])
     assert "cmrc_f1" in out and '"hidden_dim": 8' in out
     # Resuming a finished run has nothing left to do and says so.
     again = train("--data", data, "--eval-data", data, "--epochs", 2, "--run", run, "--resume").stdout
     assert "after 6 steps" in again
+    assert json.loads((run / "metrics.json").read_text())["history"] == metrics["history"]
 
 
 def test_early_stop_and_time_budget(data, tmp_path):

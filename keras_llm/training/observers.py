@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -70,9 +71,14 @@ class TensorBoardObserver:
             rows.append([record["question"], answer["answer"] or "(none)", wanted, f"{answer['score']:.3f}"])
         return ["question", "predicted", "true", "score"], rows
 
-    def _attention(self):
+    @cached_property
+    def _drawn(self):
+        # Prepared once: preparing traces a graph.
         row = next(iter(self.task.prepare(self.samples[:1])))
-        x, _, _ = self.task.split({name: value[None] for name, value in row.items()})
+        return self.task.split({name: value[None] for name, value in row.items()})[0]
+
+    def _attention(self):
+        x = self._drawn
         found = self.task.model.attention(x)
         pieces = self.task.tokenizer.tokens()
         rows, columns = ([pieces[i] for i in x[axis][0][:LONGEST_PICTURE]] for axis in found["axes"])

@@ -155,6 +155,7 @@ def _train(run, records, evaluation, time_budget, save_seconds, say):
     for name, part in (("train", records[: len(evaluation) or 1000]), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)
+    metrics["history"] = progress.history
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     files.write_json(run.metrics, metrics)
     observer.finish(metrics)

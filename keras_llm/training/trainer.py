@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
@@ -45,6 +45,8 @@ class Progress:
     """Training time so far, over all sittings, evaluations included."""
     stopped: str = ""
     """Why training ended: "", "finished", "early" or "time"."""
+    history: list[dict] = field(default_factory=list)
+    """The learning curve: step, seconds, training loss over the last steps and metrics of each evaluation."""
 
 
 class Trainer:
@@ -211,6 +213,9 @@ class Trainer:
             else:
                 progress.waited += 1
             progress.evaluated_step = progress.step
+            progress.seconds = time.perf_counter() - self._started
+            now = {"step": progress.step, "seconds": round(progress.seconds, 1), "loss": self._last_loss}
+            progress.history.append({**now, **metrics})
             self.keep(is_best)
             for observer in self._having("on_evaluation"):
                 observer.on_evaluation(progress.step, {**metrics, "best": progress.best})
