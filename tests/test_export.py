@@ -13,7 +13,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_llm.config import make_config
 from keras_llm.errors import UserError
-from keras_llm.export import gates, verify, warmup
+from keras_llm.export import consumers, gates, verify, warmup
 from keras_llm.export.lite import export_lite
 from keras_llm.export.saved_model import export_task, save, versions
 from keras_llm.run import load, save_weights, write_manifest
@@ -32,7 +32,7 @@ def micro_task(kind, model, precision="float32"):
     config = make_config(kind, model, "tiny")
     config.network.embedding_dim, config.network.hidden_dim, config.network.feedforward_dim = 8, 8, 16
     config.network.num_layers, config.network.num_heads = 1, 2
-    config.lengths.window_length, config.lengths.window_stride = 24, 8
+    config.lengths.window_length, config.lengths.window_stride = 48, 8
     config.lengths.max_answer_length, config.lengths.max_question_length = 5, 8
     config.training.precision = precision
     return make_task(config, TOKENIZERS[config.text.tokenizer].train(TEXTS, 400))
@@ -110,12 +110,13 @@ def test_next_export_is_the_next_version_and_the_command_line_works(exported):
     task, run, version = exported
     if (task.config.kind, task.config.model) != ("closed_book", "lstm"):
         pytest.skip("one kind shows it")
-    command = [sys.executable, str(ROOT / "scripts" / "export.py"), str(run), str(version.parent)]
+    command = [sys.executable, str(ROOT / "scripts" / "export.py"), str(run), str(version.parent), "--server", "2.19"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert versions(version.parent) == [1, 2]
     assert json.loads((version.parent / "lite" / "report.json").read_text())["compared"] > 0
     assert "c++: equal to Python's" in done.stdout and "models.config" in done.stdout
+    assert "image: tensorflow/serving:2.19.1" in (version.parent.parent / "docker-compose.yml").read_text()
     page = (version.parent.parent / "README.md").read_text(encoding="utf-8")
     row, column = (json.loads(shlex.split(line)[-1]) for line in page.splitlines() if line.startswith("curl http"))
     answer = task.ask_one(row["instances"][0])
@@ -131,6 +132,7 @@ def test_a_different_answer_fails_the_export(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(
         task, "ask", lambda *a, **k: [{**answer, "answer": answer["answer"] + "?"} for answer in ask(*a, **k)]
     )
+    monkeypatch.setattr(verify, "CONSUMERS", {"c++": consumers.cpp})  # one shows it
     with pytest.raises(UserError, match="as Python does"):
         export_task(task, tmp_path / "new", RECORDS)
     assert versions(tmp_path / "new") == [] and list((tmp_path / "new").iterdir()) == []
