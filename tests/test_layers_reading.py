@@ -139,3 +139,14 @@ def test_config_round_trip(layer):
     config = layer.get_config()
     again = type(layer).from_config(config)
     assert again.get_config() == config
+
+
+def test_a_question_without_tokens_reads_no_padding_of_the_context():
+    attend = QuestionContextAttention(6)
+    random = np.random.default_rng(0)
+    context, question = random.normal(size=(1, 5, 4)).astype("float32"), random.normal(size=(1, 3, 4)).astype("float32")
+    none, real = np.zeros((1, 3), bool), np.ones((1, 5), bool)
+    alone, _ = attend(context, question, real, none)
+    wider = np.concatenate([context, np.ones((1, 7, 4), "float32")], axis=1)
+    padded, _ = attend(wider, question, np.concatenate([real, np.zeros((1, 7), bool)], axis=1), none)
+    np.testing.assert_allclose(array(padded)[:, :5], array(alone), rtol=1e-5, atol=1e-6)

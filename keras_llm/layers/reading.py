@@ -14,7 +14,8 @@ NUM_MATCH_FEATURES = 5
 
 def masked_softmax(scores, mask):
     """Softmax over the last axis among the places where `mask` is true, in float32 whatever the dtype of `scores`."""
-    return ops.softmax(ops.where(mask, ops.cast(scores, "float32"), HIDDEN), axis=-1)
+    # Below HIDDEN, which a real score may be: the best of a question without tokens.
+    return ops.softmax(ops.where(mask, ops.cast(scores, "float32"), 2 * HIDDEN), axis=-1)
 
 
 def match_features(ids, other_ids, context_ids):
