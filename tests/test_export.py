@@ -15,7 +15,7 @@ from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.export import consumers, gates, verify, warmup
 from keras_llm.export.lite import export_lite
-from keras_llm.export.saved_model import export_task, save, versions
+from keras_llm.export.saved_model import ask_of, export_task, save, versions
 from keras_llm.run import load, save_weights, write_manifest
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
@@ -66,7 +66,13 @@ def test_report_says_what_was_compared(exported):
     assert list(report["consumers"]) == ["python", "c++"]
     assert all(facts["compared"] == report["compared"] for facts in report["consumers"].values())
     names = {"reading": {"answer", "score", "start", "end"}, "closed_book": {"answer", "score"}}[task.config.kind]
-    assert set(report["signature"]["outputs"]) == names and set(report["signature"]["inputs"]) == set(task.inputs)
+    assert set(report["signatures"]) == set(task.signatures)
+    for facts in report["signatures"].values():
+        assert set(facts["outputs"]) == names and set(facts["inputs"]) >= set(task.inputs)
+    if task.config.kind == "closed_book":
+        assert set(report["other_signatures"]) == {"sample", "beam"}
+    for other in report["other_signatures"].values():
+        assert set(other["consumers"]) == {"python", "c++"} and other["differences"] == 0 and other["compared"] >= 64
 
 
 def test_graph_is_float32_without_xla(exported):
@@ -85,18 +91,26 @@ def test_a_model_still_in_half_precision_is_refused(tmp_path):
 
 def test_the_written_warm_up_is_answered_as_python_answers(exported):
     task, _, version = exported
-    function = tf.saved_model.load(str(version)).signatures["serving_default"]
+    loaded = tf.saved_model.load(str(version))  # kept: its signatures do not keep it
+    signatures = loaded.signatures
     records = tf.data.TFRecordDataset(str(version / warmup.WHERE))
     requests = [PredictionLog.FromString(record.numpy()).predict_log.request for record in records]
-    assert [request.model_spec.name for request in requests] == ["exported"] * len(warmup.BATCH_SIZES)
-    first = 0
-    for request, size in zip(requests, warmup.BATCH_SIZES, strict=True):
-        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
-        expected = task.ask([RECORDS[i % len(RECORDS)] for i in range(first, first + size)])
-        first += size
-        for name, value in function(**inputs).items():
-            got = [v.decode() if isinstance(v, bytes) else v for v in value.numpy().tolist()]
-            assert got == (pytest.approx if name == "score" else list)([answer[name] for answer in expected])
+    assert [request.model_spec.name for request in requests] == ["exported"] * len(warmup.BATCH_SIZES) * len(
+        task.signatures
+    )
+    for start, (signature, asked) in zip(
+        range(0, len(requests), len(warmup.BATCH_SIZES)), task.signatures.items(), strict=True
+    ):
+        first = 0
+        for request, size in zip(requests[start:], warmup.BATCH_SIZES, strict=False):
+            assert request.model_spec.signature_name == signature
+            inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+            rows = [asked.example(RECORDS[i % len(RECORDS)], i) for i in range(first, first + size)]
+            expected = ask_of(task, signature)(rows)
+            first += size
+            for name, value in signatures[signature](**inputs).items():
+                got = [v.decode() if isinstance(v, bytes) else v for v in value.numpy().tolist()]
+                assert got == (pytest.approx if name == "score" else list)([answer[name] for answer in expected])
 
 
 def test_lite_computes_what_tensorflow_does(exported, tmp_path):
@@ -118,7 +132,11 @@ def test_next_export_is_the_next_version_and_the_command_line_works(exported):
     assert "c++: equal to Python's" in done.stdout and "models.config" in done.stdout
     assert "image: tensorflow/serving:2.19.1" in (version.parent.parent / "docker-compose.yml").read_text()
     page = (version.parent.parent / "README.md").read_text(encoding="utf-8")
-    row, column = (json.loads(shlex.split(line)[-1]) for line in page.splitlines() if line.startswith("curl http"))
+    row, column, sample, beam = (
+        json.loads(shlex.split(line)[-1]) for line in page.splitlines() if line.startswith("curl http")
+    )
+    assert (sample["signature_name"], beam["signature_name"]) == ("sample", "beam")
+    assert set(sample["instances"][0]) == set(task.signatures["sample"].inputs)
     answer = task.ask_one(row["instances"][0])
     assert {name: [value] for name, value in row["instances"][0].items()} == column["inputs"]
     assert json.dumps(answer["answer"], ensure_ascii=False) in page
@@ -161,7 +179,7 @@ def test_verify_reports_a_crash(tmp_path):
     save(task, tmp_path / "m")
     (tmp_path / "m" / "variables" / "variables.index").unlink()
     with pytest.raises(UserError, match="failed in a Python process of its own"):
-        verify.compare(task.ask, task.inputs, tmp_path / "m", RECORDS)
+        verify.compare(task.ask, task.signatures["serving_default"], tmp_path / "m", RECORDS)
 
 
 def test_a_name_that_urls_cannot_hold_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_llm.errors import UserError
 from keras_llm.export import deployment, warmup
+from keras_llm.tasks.base import Signature
 
 
 def exported(directory, name, version=1, **facts):
@@ -22,8 +23,13 @@ def exported(directory, name, version=1, **facts):
     report = {
         "server": "2.20",
         "size_bytes": 300 * 2**20,
-        "signature": {"inputs": {"question": "string"}, "outputs": {"answer": "string", "score": "float32"}},
-        "example": {"request": {"question": 'It\'s "谁"?\n'}, "answer": {"answer": "🙂", "score": 0.5}},
+        "signatures": {
+            "serving_default": {
+                "inputs": {"question": "string"},
+                "outputs": {"answer": "string", "score": "float32"},
+                "example": {"request": {"question": 'It\'s "谁"?\n'}, "answer": {"answer": "🙂", "score": 0.5}},
+            }
+        },
     }
     (folder / "report.json").write_text(json.dumps({**report, **facts}), encoding="utf-8")
 
@@ -119,7 +125,7 @@ def test_compose_and_kubernetes_start_the_same_server(written):
 
 def test_the_page_asks_every_model_in_both_forms(written):
     page = (written / "README.md").read_text(encoding="utf-8")
-    assert "| reader | 2 | `question` string | `answer` string, `score` float32 |" in page
+    assert "| reader | 2 | serving_default | `question` string | `answer` string, `score` float32 |" in page
     commands = [shlex.split(line) for line in page.splitlines() if line.startswith("curl http")]
     assert len(commands) == 6
     request = {"question": 'It\'s "谁"?\n'}
@@ -183,8 +189,9 @@ def test_a_model_of_another_program_is_served_too(tmp_path):
 
 def test_warm_up_goes_round_and_keeps_every_byte(tmp_path):
     texts = ["谁\x00？\n", "\ud800 lone", "🙂"]
+    signatures = {"serving_default": Signature(dict, ("question", "context"))}
     assert (
-        warmup.write(tmp_path, "reader", [{"question": t, "context": t[:1]} for t in texts])
+        warmup.write(tmp_path, "reader", signatures, [{"question": t, "context": t[:1]} for t in texts])
         == len(warmup.BATCH_SIZES)
         <= 16
     )

@@ -15,6 +15,7 @@ from keras_llm.errors import UserError
 from keras_llm.export import consumers, verify
 from keras_llm.export.consumers import CONSUMERS, Answers, NotRunError
 from keras_llm.export.requests import DIFFICULT, INVALID, LONG, PIECES, VERY_LONG, batched, proof_requests
+from keras_llm.tasks.base import Signature
 from keras_llm.text.unicode import sanitise
 
 TEXTS = [b"", b"\x00", b"a\x00", b"a\nb\r\n", "谁？🙂".encode(), b"\xff\xfe\xc3", b"\xe4\xbd", *LONG]
@@ -141,7 +142,7 @@ def answering(change=lambda columns: columns):
 
 def compared(monkeypatch, **made):
     monkeypatch.setattr(verify, "CONSUMERS", made)
-    return verify.compare(ask, ("question",), "nowhere", RECORDS)
+    return verify.compare(ask, Signature(ask, ("question",)), "nowhere", RECORDS)
 
 
 def test_the_report_says_what_was_compared_by_whom(monkeypatch):
@@ -187,9 +188,9 @@ def test_without_a_compiler_the_report_says_so(monkeypatch, echo):
 
 def test_too_few_answers_prove_nothing(monkeypatch):
     monkeypatch.setattr(verify, "CONSUMERS", {"one": answering()})
-    monkeypatch.setattr(verify, "batched", lambda requests, real: [[0], [1]])
+    monkeypatch.setattr(verify, "batched", lambda requests, real, all_alone: [[0], [1]])
     with pytest.raises(UserError, match="At least 64"):
-        verify.compare(ask, ("question",), "nowhere", RECORDS)
+        verify.compare(ask, Signature(ask, ("question",)), "nowhere", RECORDS)
 
 
 # The requests
@@ -206,6 +207,9 @@ def test_requests_hold_every_difficulty_in_every_input():
     batches = batched(requests, 40)
     assert {i for batch in batches for i in batch} == set(range(len(requests)))
     assert {batch[0] for batch in batches if len(batch) == 1} >= set(range(40, len(requests)))
+    fewer = batched(requests, 40, all_alone=False)
+    assert [batch for batch in fewer if len(batch) > 1] == [batch for batch in batches if len(batch) > 1]
+    assert len(fewer) == len(batches) - (len(requests) - 40)
 
 
 @settings(deadline=None, max_examples=60)

@@ -113,7 +113,7 @@ def _contents(models) -> dict[str, str]:
         "memory": -(-memory // MEMORY_STEP) * MEMORY_STEP,
         "table": _table(models),
         "lite": _lite([name for name, m in models.items() if m["lite"]]),
-        "examples": "".join(_examples(name, m) for name, m in models.items() if "example" in m),
+        "examples": "".join(_examples(name, m) for name, m in models.items()),
     }
     contents = {"models.config": f"# {WRITTEN}\n{_models_config(models)}"}
     for name in NAMES[1:]:
@@ -131,24 +131,29 @@ def _models_config(models):
 
 
 def _table(models):
-    rows = ["| model | version | asked with | answers |", "|---|---|---|---|"]
+    rows = ["| model | version | signature | asked with | answers |", "|---|---|---|---|---|"]
     for name, m in models.items():
-        sides = m.get("signature", {"inputs": {}, "outputs": {}})
-        inputs, outputs = (", ".join(f"`{k}` {v}" for k, v in sides[side].items()) for side in ("inputs", "outputs"))
-        rows.append(f"| {name} | {m['version']} | {inputs} | {outputs} |")
+        for signature, facts in m.get("signatures", {"": {"inputs": {}, "outputs": {}}}).items():
+            sides = (", ".join(f"`{k}` {v}" for k, v in facts[side].items()) for side in ("inputs", "outputs"))
+            rows.append(f"| {name} | {m['version']} | {signature} | {' | '.join(sides)} |")
     return "\n".join(rows)
 
 
 def _examples(name, model):
-    """Both JSON forms of one request, as shell commands, and what the first one answers."""
-    request, url = model["example"]["request"], f"http://localhost:8501/v1/models/{quote(name)}:predict"
-    forms = ({"instances": [request]}, {"inputs": {key: [value] for key, value in request.items()}})
-    commands = [f"curl {url} -d {shlex.quote(json.dumps(form, ensure_ascii=False))}" for form in forms]
-    answer = json.dumps({"predictions": [model["example"]["answer"]]}, ensure_ascii=False)
-    return (
-        f"\n`{name}`, a list of requests, then columns:\n\n```\n{commands[0]}\n{commands[1]}\n```\n\n"
-        f"The first one answers `{answer}`.\n"
-    )
+    """One request of each signature as a shell command, of the default one in both JSON forms, and what it answers."""
+    url, parts = f"http://localhost:8501/v1/models/{quote(name)}:predict", []
+    for signature, facts in model.get("signatures", {}).items():
+        request, head = facts["example"]["request"], {}
+        if signature != "serving_default":
+            head = {"signature_name": signature}
+        forms = [{**head, "instances": [request]}]
+        if not head:
+            forms.append({"inputs": {key: [value] for key, value in request.items()}})
+        commands = "\n".join(f"curl {url} -d {shlex.quote(json.dumps(form, ensure_ascii=False))}" for form in forms)
+        answer = json.dumps({"predictions": [facts["example"]["answer"]]}, ensure_ascii=False)
+        what = f"signature `{signature}`" if head else "a list of requests, then columns"
+        parts.append(f"\n`{name}`, {what}:\n\n```\n{commands}\n```\n\nThe first one answers `{answer}`.\n")
+    return "".join(parts)
 
 
 def _lite(names):

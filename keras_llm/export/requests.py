@@ -81,18 +81,19 @@ def proof_requests(inputs: Sequence[str], records: Sequence[dict]) -> list[dict[
     return real + made
 
 
-def batched(requests: Sequence[dict], real: int) -> list[list[int]]:
+def batched(requests: Sequence[dict], real: int, all_alone: bool = True) -> list[list[int]]:
     """Which requests go together: some real ones and all difficult ones alone, then all in mixed batches of unequal lengths,
     but for the very long ones, which would only be computed twice.
 
     Args:
         requests: from `proof_requests`.
         real: how many of them are real; those stand first.
+        all_alone: False: only the real ones alone, for another signature over the same preprocessing.
 
     Returns:
         Batches of positions in `requests`.
     """
     mixed = [i for i, request in enumerate(requests) if max(map(len, request.values())) < VERY_LONG]
     random.Random(0).shuffle(mixed)
-    alone = [i for i in range(len(requests)) if i < SINGLES or i >= real]
+    alone = [i for i in range(len(requests)) if i < SINGLES or (all_alone and i >= real)]
     return [[i] for i in alone] + [mixed[first : first + BATCH] for first in range(0, len(mixed), BATCH)]

@@ -54,9 +54,14 @@ def export_task(task, directory: str | Path, records: Sequence[dict], server: st
     try:
         save(task, beside)
         ops = gates.check(beside, server)
-        report = {"model": name, "kind": task.config.kind, "server": server, **_example(task, records)}
-        report |= compare(task.ask, task.inputs, beside, records, server)
-        report["warmup_requests"] = warmup.write(beside, name, [{k: r[k] for k in task.inputs} for r in records])
+        report = {"model": name, "kind": task.config.kind, "server": server, "signatures": _signatures(task, records)}
+        report |= compare(ask_of(task), task.signatures["serving_default"], beside, records, server)
+        report["other_signatures"] = {
+            signature: compare(ask_of(task, signature), task.signatures[signature], beside, records, server, signature)
+            for signature in task.signatures
+            if signature != "serving_default"
+        }
+        report["warmup_requests"] = warmup.write(beside, name, task.signatures, records)
         report["ops"] = ops
         report["size_bytes"] = sum(file.stat().st_size for file in beside.rglob("*") if file.is_file())
         files.write_json(beside / "report.json", report)
@@ -72,13 +77,18 @@ def export_task(task, directory: str | Path, records: Sequence[dict], server: st
 
 
 def save(task, directory: str | Path) -> None:
-    """Writes the SavedModel of a task's `answer` graph, signature `serving_default`."""
+    """Writes the SavedModel of all of a task's signatures; `serving_default` is the graph that `task.ask` runs."""
     module = tf.Module()
     module.tokenizer = task.tokenizer
     module.weights = [variable.value for variable in task.model.variables]
-    function = task.trace()
-    module.answer = function
-    tf.saved_model.save(module, str(directory), signatures={"serving_default": function})
+    module.functions = {name: task.trace(s.method, s.inputs) for name, s in task.signatures.items()}
+    tf.saved_model.save(module, str(directory), signatures=module.functions)
+
+
+def ask_of(task, signature: str = "serving_default"):
+    """Python's answers by a signature: list of requests -> list of dicts."""
+    asked = task.signatures[signature]
+    return lambda requests: task.ask(requests, function=task.trace(asked.method, asked.inputs))
 
 
 def versions(directory: str | Path) -> list[int]:
@@ -93,14 +103,16 @@ def versions(directory: str | Path) -> list[int]:
     )
 
 
-def _example(task, records):
-    """What the README beside the models shows of this one: its signature, and a short request with its answer."""
-    request = min(({name: r[name] for name in task.inputs} for r in records), key=lambda r: sum(map(len, r.values())))
-    outputs = task.trace().structured_outputs
-    return {
-        "signature": {
-            "inputs": dict.fromkeys(task.inputs, "string"),
-            "outputs": {name: outputs[name].dtype.name for name in sorted(outputs)},
-        },
-        "example": {"request": request, "answer": task.ask([request])[0]},
-    }
+def _signatures(task, records):
+    """What the README beside the models shows of each signature: its tensors, and a short request with its answer."""
+    short = min(({name: r[name] for name in task.inputs} for r in records), key=lambda r: sum(map(len, r.values())))
+    found = {}
+    for name, signature in task.signatures.items():
+        request = signature.example(short)
+        outputs = task.trace(signature.method, signature.inputs).structured_outputs
+        found[name] = {
+            "inputs": signature.inputs,
+            "outputs": {output: outputs[output].dtype.name for output in sorted(outputs)},
+            "example": {"request": request, "answer": ask_of(task, name)([request])[0]},
+        }
+    return found

@@ -11,28 +11,31 @@ from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.consumers import CONSUMERS, NotRunError
 from keras_llm.export.requests import batched, proof_requests
+from keras_llm.tasks.base import Signature
 
 LEAST = 64  # answers compared by each consumer
 TOLERANCE = 1e-3  # of scores: sums in another batch shape come in another order
 
 
 def compare(
-    ask: Callable[[list[dict[str, str]]], list[dict]],
-    inputs: Sequence[str],
+    ask: Callable[[list[dict]], list[dict]],
+    signature: Signature,
     directory: str | Path,
     records: Sequence[dict],
     server: str = gates.DEFAULT_SERVER,
+    name: str = "serving_default",
     tolerance: float = TOLERANCE,
 ) -> dict:
     """Compares what every consumer gets from a SavedModel with what Python answers.
 
     Args:
-        ask: Python's answers: `task.ask`.
-        inputs: names of the string inputs.
+        ask: Python's answers, e.g. `task.ask`.
+        signature: what is asked; its settings change from request to request.
         directory: the SavedModel.
         records: real requests; difficult ones are added (`requests.py`). Python is asked with `str`, where bytes that
             are not UTF-8 have become U+FFFD; the consumers get the bytes.
         server: version of the stock server the model is for.
+        name: the signature's name in the SavedModel.
         tolerance: how far floating-point outputs may differ.
 
     Returns:
@@ -43,34 +46,36 @@ def compare(
 
     Example:
 
-    >>> compare(task.ask, task.inputs, "exported/reader/1", records)["differences"]
+    >>> compare(task.ask, task.signatures["serving_default"], "exported/reader/1", records)["differences"]
     0
     """
-    requests = proof_requests(inputs, records)
-    expected = ask(
-        [{name: value.decode("utf-8", "replace") for name, value in request.items()} for request in requests]
-    )
-    batches = batched(requests, len(records))
+    texts = proof_requests(signature.texts, records)
+    requests = [signature.example(request, i) for i, request in enumerate(texts)]
+    expected = ask([{key: _text(value) for key, value in request.items()} for request in requests])
+    batches = batched(texts, len(records), all_alone=name == "serving_default")
     compared = sum(map(len, batches))
     if compared < LEAST:
         raise UserError(f"At least {LEAST} answers are compared. Received: {compared}. Give more --data.")
-    columns = [{name: [requests[i][name] for i in batch] for name in inputs} for batch in batches]
+    columns = [
+        {key: _column([requests[i][key] for i in batch], dtype) for key, dtype in signature.inputs.items()}
+        for batch in batches
+    ]
     reports: dict[str, dict | str] = {}
-    for name, consumer in CONSUMERS.items():
+    for who, consumer in CONSUMERS.items():
         try:
-            answers = consumer(directory, columns, server)
+            answers = consumer(directory, columns, server, name)
         except NotRunError as error:
-            reports[name] = f"not run: {error}"
+            reports[who] = f"not run: {error}"
             continue
-        largest = _largest_difference(answers.batches, expected, requests, batches, tolerance, name)
-        reports[name] = {**answers.facts, "compared": compared, "differences": 0, "largest_score_difference": largest}
+        largest = _largest_difference(answers.batches, expected, requests, batches, tolerance, who)
+        reports[who] = {**answers.facts, "compared": compared, "differences": 0, "largest_score_difference": largest}
     ran = [report for report in reports.values() if isinstance(report, dict)]
     return {
         "compared": compared,
         "requests": len(requests),
         "real_requests": len(records),
-        "invalid_utf8_requests": sum(not _is_text(request) for request in requests),
-        "longest_request_bytes": max(len(value) for request in requests for value in request.values()),
+        "invalid_utf8_requests": sum(not _is_text(request) for request in texts),
+        "longest_request_bytes": max(len(value) for request in texts for value in request.values()),
         "batch_sizes": sorted({len(batch) for batch in batches}),
         "differences": 0,
         "tolerance": tolerance,
@@ -93,12 +98,22 @@ def _largest_difference(answers, expected, requests, batches, tolerance, consume
                     same = got == (want.encode() if isinstance(want, str) else want)
                 if not same:
                     shown = got.decode("utf-8", "replace") if isinstance(got, bytes) else got
-                    request = {key: value[:80] for key, value in requests[i].items()}
+                    request = {k: v[:80] if isinstance(v, bytes) else v for k, v in requests[i].items()}
                     raise UserError(
                         f"An export must answer as Python does. Received from the {consumer} consumer: {name}={shown!r} "
                         f"instead of {want!r} for {request} in a batch of {len(batch)}."
                     )
     return largest
+
+
+def _text(value):
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _column(values, dtype):
+    if dtype == "string":
+        return [value if isinstance(value, bytes) else value.encode() for value in values]
+    return np.array(values, dtype)
 
 
 def _is_text(request):

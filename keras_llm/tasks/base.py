@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_llm.config import Config
 from keras_llm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One way to ask an exported model.
+
+    Attributes:
+        method: named tensors [B] -> named tensors [B].
+        texts: names of the inputs that hold the request's strings.
+        settings: each other input and values it may take; the proof and the warm-up go through them. All float, all int or
+            all str: that is the input's dtype.
+    """
+
+    method: Callable[..., dict]
+    texts: Sequence[str]
+    settings: dict[str, Sequence] = dataclasses.field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Name -> dtype of every input."""
+        dtypes = {float: "float32", int: "int32", str: "string"}
+        return dict.fromkeys(self.texts, "string") | {name: dtypes[type(v[0])] for name, v in self.settings.items()}
+
+    def example(self, strings: dict[str, str], place: int = 0) -> dict[str, Any]:
+        """A request: the strings, and settings that change with `place`."""
+        # Strides that share no factor with small lengths, so that settings do not change together.
+        chosen = {name: v[place * stride % len(v)] for stride, (name, v) in enumerate(self.settings.items(), 1)}
+        return {name: strings[name] for name in self.texts} | chosen
 
 
 class Task:
@@ -85,14 +114,23 @@ class Task:
 
     # What they share
 
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """All ways to ask an exported model; `serving_default` is `answer`."""
+        return {"serving_default": Signature(self.answer, self.inputs)}
+
     def loss(self):
         """The training loss."""
         from keras_llm.layers.losses import CrossEntropy
 
         return CrossEntropy(self.config.training.label_smoothing)
 
-    def trace(self, method=None):
-        """The graph of `answer` (or of another method with the same string inputs) for any batch size.
+    def trace(self, method=None, inputs: dict[str, str] | None = None):
+        """The graph of `answer`, or of another method, for any batch size.
+
+        Args:
+            method: takes and returns named tensors [B].
+            inputs: name -> dtype of its inputs; default: the strings of `self.inputs`.
 
         The same graph serves ask, evaluate and export. It is made once for each method and settings.
         """
@@ -108,10 +146,11 @@ class Task:
         # Settings are constants of the graph: another threshold is another graph.
         key = (method.__name__, tuple(sorted(self.settings.items())))
         if key not in self._traces:
-            signature = {name: tf.TensorSpec([None], tf.string, name=name) for name in self.inputs}
+            inputs = inputs or dict.fromkeys(self.inputs, "string")
+            signature = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in inputs.items()}
 
-            def function(**strings):
-                return method(**{name: strings[name] for name in self.inputs})
+            def function(**tensors):
+                return method(**{name: tensors[name] for name in inputs})
 
             self._traces[key] = tf.function(function, autograph=False).get_concrete_function(**signature)
         return self._traces[key]
@@ -120,7 +159,7 @@ class Task:
         """Answers in the order of the records.
 
         Args:
-            records: dicts with the strings named in `inputs`.
+            records: dicts with the inputs of the graph: for `answer` the strings named in `inputs`.
             batch_size: how many go through the graph at once.
             function: a graph from `trace`; default: that of `answer`.
 
@@ -135,12 +174,16 @@ class Task:
         import tensorflow as tf
 
         function = function or self.trace()
+        specs = function.structured_input_signature[1]
         records = list(records)
         answers = []
         for first in range(0, len(records), batch_size):
             batch = records[first : first + batch_size]
-            strings = {name: tf.constant([encode(record[name]) for record in batch]) for name in self.inputs}
-            columns = {name: values.numpy() for name, values in function(**strings).items()}
+            inputs = {}
+            for name, spec in specs.items():
+                values = [record[name] for record in batch]
+                inputs[name] = tf.constant(list(map(encode, values)) if spec.dtype == tf.string else values, spec.dtype)
+            columns = {name: values.numpy() for name, values in function(**inputs).items()}
             for i in range(len(batch)):
                 answers.append({name: plain(values[i]) for name, values in columns.items()})
         return answers
