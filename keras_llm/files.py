@@ -30,9 +30,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     ...     temporary.write_text("{}")
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -43,7 +43,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             "Nothing that was there before is lost. Free some space or choose another place."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the parent may be a file
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

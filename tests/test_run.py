@@ -155,3 +155,9 @@ def test_creating_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "run" / "x").read_text() == "whole"
     with pytest.raises(UserError, match="exists already"), files.creating(tmp_path / "run"):
         pass
+
+
+def test_a_file_in_the_place_of_a_directory_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="could not be written"):
+        files.write_json(tmp_path / "file" / "metrics.json", {})
