@@ -24,7 +24,6 @@ OFF = {
     "max_length": 100,
     "stop": "",
 }
-RULES = {name: OFF[name] for name in list(OFF)[5:]}
 
 
 @pytest.fixture(scope="module", params=["lstm", "transformer"])
@@ -60,6 +59,15 @@ def test_seeds_decide_and_the_batch_does_not(task):
     assert alone["answer"] == several[3][1]["answer"]
 
 
+def test_the_proof_goes_through_every_value_and_through_pairs_of_them(task):
+    signature = task.signatures["sample"]
+    rows = [signature.example({"question": ""}, place) for place in range(96)]
+    assert rows[0] == {"question": ""} | {name: values[0] for name, values in signature.settings.items()}
+    for name, values in signature.settings.items():
+        assert {row[name] for row in rows} == set(values), name
+    assert len({(row["top_p"], row["min_length"], row["repetition_penalty"]) for row in rows}) == 8
+
+
 def test_each_row_has_its_own_settings(task):
     rows = ask_of(task, "sample")(
         [
@@ -80,7 +88,7 @@ def test_the_score_of_a_shortened_answer_is_the_mean_of_its_tokens(task):
     assert row["score"] == pytest.approx(np.exp(np.mean(log_probs.numpy()[0, :2])), rel=1e-4)
 
 
-def test_beams_find_what_is_at_least_as_probable(task):
+def test_beams_find_what_is_at_least_as_probable_for_some_question(task):
     """Compared without length normalisation, where beam search maximises the plain sum."""
 
     def log_probability(row):

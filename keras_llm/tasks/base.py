@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,9 +35,11 @@ class Signature:
         return dict.fromkeys(self.texts, "string") | {name: dtypes[type(v[0])] for name, v in self.settings.items()}
 
     def example(self, strings: dict[str, str], place: int = 0) -> dict[str, Any]:
-        """A request: the strings, and settings that change with `place`."""
-        # Strides that share no factor with small lengths, so that settings do not change together.
-        chosen = {name: v[place * stride % len(v)] for stride, (name, v) in enumerate(self.settings.items(), 1)}
+        """A request: the strings, and settings that change with `place`, each by itself; at 0 the first of each."""
+        chosen = {
+            name: random.Random(f"{name} {place}").choice(values) if place else values[0]
+            for name, values in self.settings.items()
+        }
         return {name: strings[name] for name in self.texts} | chosen
 
 
