@@ -1,10 +1,12 @@
-"""Fair timing on a shared machine: every candidate in its own process, rounds in turn, ratios within a round.
+"""Fair timing on a shared machine: every engine in its own process, rounds in turn, ratios within a round.
 
-A script that uses this offers `--worker JSON`; it then calls `serve(build)`. Peak memory is that of the worker's process.
+A script's arguments are a subclass of `Arguments`, and it hands what it compares to `compare`, which also answers `--worker`
+in the processes that it starts. Peak memory is that of the worker's process.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -20,6 +22,56 @@ from importlib import metadata
 from pathlib import Path
 
 MEGABYTE = 1 << 20
+
+
+@dataclasses.dataclass
+class Arguments:
+    """What all speed comparisons understand."""
+
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    """Which of float32, bfloat16."""
+    rounds: int = 7
+    """Rounds in which each engine has its turn."""
+    steps: int = 5
+    """Timed calls a turn."""
+    quick: bool = False
+    """Three rounds of one call: a look, not a result."""
+    output: Path | None = None
+    """JSON file for the raw times."""
+    worker: str | None = None
+    """For the script's own use."""
+
+
+def compare(
+    script: str, arguments: Arguments, engines: dict[str, Callable], settings: list[dict], shapes: list[dict]
+) -> None:
+    """Measures every engine at every setting, prints a table and writes the raw times.
+
+    Args:
+        script: the file that calls this; its workers are started by it.
+        engines: name -> function of a setting and its shape that returns what `serve` needs. The first is the one compared.
+        settings: what the table's rows say, one dict of the same keys a comparison.
+        shapes: for each setting, by its place: sizes handed to the engine, among them "tokens", those of one call.
+    """
+    if arguments.worker:
+        asked = json.loads(arguments.worker)
+        serve(lambda: engines[asked["engine"]](asked))
+        return
+    rounds, steps = (3, 1) if arguments.quick else (arguments.rounds, arguments.steps)
+    result = {"environment": environment(), "shapes": shapes, "results": []}
+    columns = "".join(f"{name:11}" for name in settings[0])
+    print(f"{columns}{'engine':11}{'tokens/s':>10}{'ratio':>7}{'peak MB':>9}{'weights':>12}")
+    for setting, shape in zip(settings, shapes, strict=True):
+        candidates = {engine: {"engine": engine, **shape, **setting} for engine in engines}
+        for engine, values in measure(script, candidates, rounds, steps).items():
+            speed = shape["tokens"] / values["median_seconds"]
+            result["results"].append({**setting, "engine": engine, "tokens_per_second": speed, **values})
+            print(
+                f"{''.join(f'{value!s:11}' for value in setting.values())}{engine:11}{speed:10,.0f}{values['ratio']:7.2f}"
+                f"{values['peak_megabytes']:9,.0f}{values['weights']:12,}",
+                flush=True,
+            )
+    write(arguments.output, result)
 
 
 def serve(build: Callable[[], tuple[Callable[[], object], dict]]) -> None:

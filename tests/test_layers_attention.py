@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_llm.layers.attention import AdditiveAttention, DotAttention, MultiHeadAttention
+from keras_llm.layers.attention import AdditiveAttention, DotAttention
 from keras_llm.layers.embedding import RotaryEmbedding, positions_of
+from keras_llm.layers.multi_head_attention import MultiHeadAttention
 
 
 def array(x):

@@ -1,14 +1,11 @@
-"""Attention: additive and dot-product between two sequences, and multi-head attention with a key/value cache.
+"""Attention of one sequence to another with one head: additive and dot-product.
 
-Shapes: B batch, T query length, S memory length, H heads, K key/value heads, D width, d = D / H width of a head.
+Shapes: B batch, T query length, S memory length, D width of the query, M width of the memory.
 Masks are true at what may be seen. Scores are masked and normalised in float32 whatever the compute dtype is.
 """
 
 import keras
 from keras import ops
-
-from keras_llm.layers.embedding import RotaryEmbedding
-from keras_llm.layers.linear import Linear, reshape
 
 # Far below any score, far above float32's overflow; scores never see it in half precision.
 HIDDEN = -1e9
@@ -118,237 +115,15 @@ class DotAttention(keras.layers.Layer):
         return {**super().get_config(), "kind": self.kind}
 
 
-class MultiHeadAttention(keras.layers.Layer):
-    """Scaled dot-product attention in H heads over K key/value heads (K = H: multi-head, K < H: grouped-query,
-    K = 1: multi-query), over the sequence itself or over a memory, whole or step by step with a cache.
-
-    Args:
-        num_heads: H; must divide D.
-        num_kv_heads: K; must divide H; 0 means H.
-        cross: attend to a memory rather than to `x` itself.
-        rotary: turn queries and keys by their positions (self-attention only).
-        dropout: share of the attention weights dropped while training.
-        use_bias: biases in the four projections.
-
-    Call:
-        x: [B, T, D], the queries.
-        memory: with `cross`, [B, S, M] or what `project_memory` made of it once.
-        mask: bool [B, S] over the keys, true at real tokens; with a cache [B, length] over all the tokens it will hold.
-        causal: a query sees only keys up to its own position.
-        cache: what `new_cache` or the call before returned. The keys and values of `x` are put at `position`.
-        position: int scalar, how many tokens the cache already holds; needed with `cache`.
-        positions: int, broadcastable to [B, T], the position ids for rotary; `position` + 0, 1, 2… when left out.
-        return_weights: also return the attention weights, float32 [B, H, T, S].
-
-    Returns:
-        y [B, T, D]; with a cache (y, cache); with return_weights the weights come last.
-
-    Example:
-
-    >>> attend = MultiHeadAttention(num_heads=4, num_kv_heads=2, rotary=True)
-    >>> attend(keras.ops.ones((1, 5, 16)), causal=True).shape
-    TensorShape([1, 5, 16])
-
-    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Ainslie et al. 2023, https://arxiv.org/abs/2305.13245.
-    """
-
-    def __init__(self, num_heads, num_kv_heads=0, cross=False, rotary=False, dropout=0.0, use_bias=True, **kwargs):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.num_kv_heads = num_kv_heads or num_heads
-        self.cross = cross
-        self.rotary = rotary
-        self.dropout = dropout
-        self.use_bias = use_bias
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                "num_heads must be a multiple of num_kv_heads. "
-                f"Received: num_heads={num_heads}, num_kv_heads={num_kv_heads}."
-            )
-        if cross and rotary:
-            raise ValueError("Rotary positions are for self-attention. Received: cross=True, rotary=True.")
-
-    def build(self, x_shape, memory_shape=None):
-        width = x_shape[-1]
-        if width % self.num_heads:
-            raise ValueError(
-                f"The width must be a multiple of num_heads. Received: width={width}, num_heads={self.num_heads}."
-            )
-        self.head_dim = width // self.num_heads
-        kv_dim = self.num_kv_heads * self.head_dim
-        dense = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
-
-        # One product for queries, keys and values is faster than three; each part keeps its own glorot limit.
-        def initialise(*fans):
-            return lambda shape, dtype=None: ops.concatenate(
-                [keras.initializers.GlorotUniform()((shape[0], fan), dtype=dtype) for fan in fans], axis=1
-            )
-
-        if self.cross:
-            source = memory_shape if isinstance(memory_shape, tuple) else x_shape
-            self.query_projection = Linear((self.num_heads, self.head_dim), name="query", **dense)
-            self.query_projection.build(x_shape)
-            self.kv_projection = Linear(
-                (2 * self.num_kv_heads, self.head_dim),
-                kernel_initializer=initialise(kv_dim, kv_dim),
-                name="key_value",
-                **dense,
-            )
-            self.kv_projection.build(source)
-        else:
-            self.qkv_projection = Linear(
-                (self.num_heads + 2 * self.num_kv_heads, self.head_dim),
-                kernel_initializer=initialise(width, kv_dim, kv_dim),
-                name="query_key_value",
-                **dense,
-            )
-            self.qkv_projection.build(x_shape)
-            if self.rotary:
-                self.rotate = RotaryEmbedding(self.head_dim, dtype=self.dtype_policy, name="rotary")
-        self.output_projection = Linear(width, name="output", **dense)
-        self.output_projection.build(x_shape)
-        self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
-
-    def project_memory(self, memory):
-        """[B, S, M] -> keys and values of a memory that stays the same while decoding, each [B, K, S, d]."""
-        kv = self.kv_projection(memory)  # [B, S, 2 K, d]
-        key, value = ops.split(_heads_first(kv), 2, axis=1)
-        return {"key": key, "value": value}
-
-    def new_cache(self, like, length):
-        """A cache without tokens, for at most `length` of them and as many rows as the tensor `like` [B, ...] has."""
-        return {
-            name: _empty(like, self.num_kv_heads, length, self.head_dim, self.compute_dtype)
-            for name in ("key", "value")
-        }
-
-    def call(
-        self,
-        x,
-        memory=None,
-        mask=None,
-        causal=False,
-        cache=None,
-        position=None,
-        positions=None,
-        return_weights=False,
-        training=None,
-    ):
-        if self.cross:
-            memory = memory if isinstance(memory, dict) else self.project_memory(memory)
-            query = _heads_first(self.query_projection(x))
-            key, value = memory["key"], memory["value"]
-        else:
-            query, key, value = self._project(x, position, positions)
-            if cache is not None:
-                key, value = _write(cache["key"], key, position), _write(cache["value"], value, position)
-                cache = {"key": key, "value": value}
-        hidden = _hidden(mask, causal, ops.shape(x)[1], ops.shape(key)[2], None if cache is None else position)
-        y, weights = self._attend(query, key, value, hidden, training)
-        y = reshape(ops.transpose(y, (0, 2, 1, 3)), ops.shape(x))  # [B, H, T, d] -> [B, T, D]
-        result = (self.output_projection(y),)
-        if cache is not None:
-            result += (cache,)
-        if return_weights:
-            result += (weights,)
-        return result if len(result) > 1 else result[0]
-
-    def _project(self, x, position, positions):
-        """x [B, T, D] -> queries [B, H, T, d], keys and values [B, K, T, d]."""
-        rotated = self.num_heads + self.num_kv_heads
-        qkv = self.qkv_projection(x)  # [B, T, H + 2 K, d]
-        if self.rotary:
-            if positions is None:
-                positions = ops.arange(ops.shape(x)[1]) + (0 if position is None else position)
-            qk, value = ops.split(qkv, [rotated], axis=2)
-            qkv = ops.concatenate([self.rotate(qk, positions), value], axis=2)
-        return ops.split(_heads_first(qkv), (self.num_heads, rotated), axis=1)
-
-    def _attend(self, query, key, value, hidden, training):
-        batch, heads, length = ops.shape(query)[:3]
-        groups, source = self.num_heads // self.num_kv_heads, ops.shape(key)[2]
-        query = query * self.head_dim**-0.5
-        if groups > 1:
-            # Queries that share a key/value head lie side by side: to group them is a reshape, nothing is repeated.
-            query = reshape(query, (batch, self.num_kv_heads, groups * length, self.head_dim))
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [B, K, H / K T, S]
-        if groups > 1:
-            scores = reshape(scores, (batch, heads, length, source))
-        scores = ops.cast(scores, "float32")
-        if hidden is not None:
-            scores = scores + hidden
-        weights = ops.softmax(scores, axis=-1)  # [B, H, T, S]
-        dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
-        if groups > 1:
-            dropped = reshape(dropped, (batch, self.num_kv_heads, groups * length, source))
-        y = ops.matmul(dropped, value)  # [B, K, H / K T, d]
-        return (reshape(y, (batch, heads, length, self.head_dim)) if groups > 1 else y), weights
-
-    def compute_mask(self, *args, **kwargs):
-        return None  # Masks are passed explicitly; Keras' implicit ones end here.
-
-    def get_config(self):
-        config = {
-            "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
-            "cross": self.cross,
-            "rotary": self.rotary,
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-        }
-        return {**super().get_config(), **config}
-
-
 def _attend(scores, memory, mask):
     """Scores [B, T, S] over memory [B, S, M] -> context [B, T, M], weights float32 [B, T, S]."""
     scores = ops.cast(scores, "float32")
     if mask is not None:
-        scores = scores + _penalty(ops.expand_dims(mask, 1))
+        scores = scores + penalty(ops.expand_dims(mask, 1))
     weights = ops.softmax(scores, axis=-1)
     return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
 
 
-def _heads_first(x):
-    """[B, T, heads, d] -> [B, heads, T, d]."""
-    return ops.transpose(x, (0, 2, 1, 3))
-
-
-def _penalty(mask):
+def penalty(mask):
     """0 where the mask is true, `HIDDEN` elsewhere, float32."""
     return (1.0 - ops.cast(mask, "float32")) * HIDDEN
-
-
-def _hidden(mask, causal, length, source, position):
-    """What is added to the scores [B, H, T, S]: broadcastable to them, or None when everything may be seen."""
-    penalty = None
-    one = isinstance(length, int) and length == 1
-    # Without a cache, or in one that grows by what is written, no key lies behind the last query.
-    if (causal and not one) or (position is not None and not CACHE_GROWS):
-        last = length - 1 if one or not causal else ops.expand_dims(ops.arange(length), 1)  # [] or [T, 1]
-        last = last if position is None else last + position
-        penalty = _penalty(ops.arange(source) <= last)  # [S] or [T, S]
-    if mask is not None:
-        # A cache that grows is shorter than the mask over all that it will hold.
-        padding = _penalty(mask[:, None, None, :source])  # [B, 1, 1, S]
-        penalty = padding if penalty is None else penalty + padding
-    return penalty
-
-
-# XLA (JAX) wants constant shapes and then writes in place. A TensorFlow graph would copy the whole cache for one write,
-# so there the cache grows by concatenation: half the bytes, no mask, and no Xla* op in an exported graph.
-CACHE_GROWS = keras.backend.backend() != "jax"
-
-
-def _empty(like, heads, length, dim, dtype):
-    """Keys or values of no tokens yet, [B, K, L, d], or [B, K, 0, d] where the cache grows."""
-    if CACHE_GROWS:
-        # Computed from data so that the graph does not fix the length at 0.
-        length = ops.cast(ops.sum(like[:0]), "int32")
-    return ops.zeros((ops.shape(like)[0], heads, length, dim), dtype)
-
-
-def _write(cache, new, position):
-    """Puts `new` [B, K, T, d] at `position` of `cache`, behind the tokens it holds."""
-    if CACHE_GROWS:
-        return ops.concatenate([cache, new], axis=2)
-    return ops.slice_update(cache, (0, 0, position, 0), new)

@@ -8,8 +8,8 @@ import math
 import keras
 from keras import ops
 
-from keras_llm.layers.attention import MultiHeadAttention
 from keras_llm.layers.linear import Linear
+from keras_llm.layers.multi_head_attention import MultiHeadAttention
 from keras_llm.layers.normalization import normalisation
 
 
