@@ -1,4 +1,4 @@
-"""Serve exported models over REST, by TF Serving's paths, for development and small deployments."""
+"""Serve exported models over REST and gRPC, as TF Serving does, for development and small deployments."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Arguments:
     """Directory with NAME/VERSION/saved_model.pb below it; of each model the newest version is served."""
     rest_port: int = 8501
     """Port of the REST API; 0 takes any that is free."""
+    grpc_port: int | None = None
+    """Port of the gRPC API, which TF Serving has at 8500; without it there is none; 0 takes any that is free."""
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 lets other machines in: there is no password."""
     poll_seconds: float = 1.0
@@ -32,9 +34,17 @@ def main():
         raise UserError(f"--poll-seconds must be above 0. Received: {arguments.poll_seconds}.")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("keras_llm").setLevel(logging.INFO)
-    from keras_llm.serving.server import serve
+    from keras_llm.serving.server import Server, serve
 
-    serve(arguments.exported, arguments.host, arguments.rest_port, arguments.poll_seconds)
+    serve(
+        Server(
+            arguments.exported,
+            arguments.host,
+            arguments.rest_port,
+            arguments.grpc_port,
+            arguments.poll_seconds,
+        )
+    )
 
 
 if __name__ == "__main__":
