@@ -26,6 +26,11 @@ class Arguments:
     """Address to listen on. 0.0.0.0 lets other machines in: there is no password."""
     poll_seconds: float = 1.0
     """How often new versions are looked for; they replace the old one without a failed request."""
+    model_config_file: Path | None = None
+    """TF Serving's models.config: which models, versions and labels are served. Relative base paths, and those below /models
+    where there is no such directory, are below EXPORTED."""
+    allow_version_labels_for_unavailable_models: bool = False
+    """Labels may name versions that are not served yet, as at the start."""
 
 
 def main():
@@ -43,6 +48,8 @@ def main():
             arguments.rest_port,
             arguments.grpc_port,
             arguments.poll_seconds,
+            model_config_file=arguments.model_config_file,
+            allow_labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
         )
     )
 

@@ -76,7 +76,10 @@ class Servables:
             try:
                 self.reload(config)
             except ServingError as error:
-                raise UserError(f"The models of the configuration must load. Received: {error.message}.") from None
+                hint = ""
+                if error.code == "FAILED_PRECONDITION":
+                    hint = " Give --allow-version-labels-for-unavailable-models, to TF Serving, too."
+                raise UserError(f"The models listed must load. Received: {error.message}.{hint}") from None
             return
         if not self.root.is_dir() or not self._models():
             raise model_config.nothing_there(self.root)

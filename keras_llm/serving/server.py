@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_llm.errors import UserError
+from keras_llm.serving import text_messages
 from keras_llm.serving.rest import RestApi
 from keras_llm.serving.servables import Servables
 from keras_llm.serving.web import LIMITS, Limits, web_app
@@ -47,9 +49,12 @@ class Server:
         grpc_port: of the gRPC API; None: there is none; 0 takes any that is free: `grpc_address` tells which.
         poll_seconds: how often new versions are looked for.
         limits: of requests.
+        model_config_file: TF Serving's models.config: which models are served, which versions, and their labels. Without
+            it the newest version of each model in `exported`.
+        allow_labels_for_unavailable: labels may name versions that are not served yet.
 
     Raises:
-        UserError: a port cannot be had; there is no model, or none loads.
+        UserError: a port cannot be had; a file is none of its kind; there is no model, or none loads.
 
     Example:
 
@@ -65,19 +70,22 @@ class Server:
         grpc_port: int | None = None,
         poll_seconds: float = 1.0,
         limits: Limits = LIMITS,
+        model_config_file: str | Path | None = None,
+        allow_labels_for_unavailable: bool = False,
     ):
+        config = model_config_file and text_messages.read(model_config_file, ModelServerConfig, "--model-config-file")
         self._poll_seconds = poll_seconds
         # TensorFlow runs one request on many threads already: a few at once keep them all at work.
         self._threads = concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1) + 2, "request")
         with contextlib.ExitStack() as undo:
             self._socket = undo.enter_context(_listen(host, port))
             grpc_socket = undo.enter_context(_listen(host, grpc_port)) if grpc_port is not None else None
-            self.servables = Servables(exported)
+            self.servables = Servables(exported, config, allow_labels_for_unavailable)
             self.url = f"http://{_address(self._socket, host)}"
             self.grpc_address = grpc_socket and _address(grpc_socket, host)
             self._grpc = grpc_socket and self._grpc_server(grpc_socket, limits)
             undo.pop_all()
-        config = uvicorn.Config(
+        web = uvicorn.Config(
             web_app(RestApi(self.servables), self._threads, limits),
             log_config=None,
             log_level="warning",
@@ -87,7 +95,7 @@ class Server:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
-        self._uvicorn = _Uvicorn(config, self._grpc)
+        self._uvicorn = _Uvicorn(web, self._grpc)
         self._thread: threading.Thread | None = None
 
     def run(self) -> None:
