@@ -217,10 +217,12 @@ class Servables:
         if self._broken.get(directory) == files:
             return False
         from keras_llm.serving.servable import Servable  # TensorFlow: not before something is found
+        from keras_llm.serving.warmup import warm_up
 
         self._note(name, VersionStatus(version, "LOADING"))
         try:
             servable = Servable(name, version, directory)
+            warm_up(servable, directory)
         except ServingError as error:
             self._broken[directory] = files
             self._note(name, VersionStatus(version, "END", error.code, error.message))
