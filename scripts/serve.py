@@ -31,6 +31,8 @@ class Arguments:
     where there is no such directory, are below EXPORTED."""
     allow_version_labels_for_unavailable_models: bool = False
     """Labels may name versions that are not served yet, as at the start."""
+    batching_parameters_file: Path | None = None
+    """TF Serving's batching.config: requests that come together are computed together."""
 
 
 def main():
@@ -50,6 +52,7 @@ def main():
             arguments.poll_seconds,
             model_config_file=arguments.model_config_file,
             allow_labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
+            batching_parameters_file=arguments.batching_parameters_file,
         )
     )
 

@@ -16,6 +16,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import error_codes_pb2
 
 from keras_llm.serving import metrics
+from keras_llm.serving.batching import Batching
 from keras_llm.serving.status import ServingError, invalid
 
 
@@ -28,6 +29,7 @@ class Servable:
         name: of the model.
         version: its number.
         directory: where `saved_model.pb` lies.
+        batching: joins the runs that come together.
 
     Raises:
         ServingError: the model does not load.
@@ -39,9 +41,10 @@ class Servable:
     [array([2.5, 3. ], dtype=float32)]
     """
 
-    def __init__(self, name: str, version: int, directory: str | Path):
+    def __init__(self, name: str, version: int, directory: str | Path, batching: Batching | None = None):
         self.name = name
         self.version = version
+        self._batching = batching
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph)
         weakref.finalize(self, self._session.close)
@@ -83,13 +86,17 @@ class Servable:
             ServingError: the runtime's code and words.
         """
         began = time.monotonic()
-        values = self._compute(feeds, fetches, deadline)
+        if self._batching:
+            values = self._batching.run(self, feeds, fetches, deadline)
+        else:
+            values = self.compute(feeds, fetches, deadline)
         metrics.RUNTIME_LATENCY.add((time.monotonic() - began) * 1e6, self.name, api, "TF1")
         return values
 
-    def _compute(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float | None
+    def compute(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float | None = None
     ) -> list[np.ndarray]:
+        """As `run`, at once and alone."""
         try:
             values = self._session.run(
                 [self._tensor(name) for name in fetches], self._checked(feeds), options=_options(deadline)

@@ -20,6 +20,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, Model
 
 from keras_llm.errors import UserError
 from keras_llm.serving import model_config
+from keras_llm.serving.batching import Batching
 from keras_llm.serving.status import ServingError, invalid
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Servables:
         root: a directory of models.
         config: which of them, which versions, and labels; without it the newest version of every model in `root`.
         allow_labels_for_unavailable: as in TF Serving, labels may name versions that are not served yet.
+        batching: joins requests that come together.
 
     Raises:
         UserError: no model lies there, or none of them loads; or one that `config` names does not.
@@ -62,8 +64,10 @@ class Servables:
         root: str | Path,
         config: ModelServerConfig | None = None,
         allow_labels_for_unavailable: bool = False,
+        batching: Batching | None = None,
     ):
         self.root = Path(root)
+        self._batching = batching
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
         self._models: Callable[[], Sequence[ModelConfig]] = lambda: model_config.folder(self.root)
         self._labels: dict[str, dict[str, int]] = {}
@@ -221,7 +225,7 @@ class Servables:
 
         self._note(name, VersionStatus(version, "LOADING"))
         try:
-            servable = Servable(name, version, directory)
+            servable = Servable(name, version, directory, self._batching)
             warm_up(servable, directory)
         except ServingError as error:
             self._broken[directory] = files

@@ -23,6 +23,8 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_llm.errors import UserError
 from keras_llm.serving import text_messages
+from keras_llm.serving.batching import Batching
+from keras_llm.serving.batching_config import read_parameters
 from keras_llm.serving.rest import RestApi
 from keras_llm.serving.servables import Servables
 from keras_llm.serving.web import LIMITS, Limits, web_app
@@ -52,6 +54,8 @@ class Server:
         model_config_file: TF Serving's models.config: which models are served, which versions, and their labels. Without
             it the newest version of each model in `exported`.
         allow_labels_for_unavailable: labels may name versions that are not served yet.
+        batching_parameters_file: TF Serving's batching.config: requests that come together are computed together. Without
+            it each is computed alone.
 
     Raises:
         UserError: a port cannot be had; a file is none of its kind; there is no model, or none loads.
@@ -72,15 +76,24 @@ class Server:
         limits: Limits = LIMITS,
         model_config_file: str | Path | None = None,
         allow_labels_for_unavailable: bool = False,
+        batching_parameters_file: str | Path | None = None,
     ):
         config = model_config_file and text_messages.read(model_config_file, ModelServerConfig, "--model-config-file")
+        parameters = batching_parameters_file and read_parameters(batching_parameters_file)
         self._poll_seconds = poll_seconds
-        # TensorFlow runs one request on many threads already: a few at once keep them all at work.
-        self._threads = concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1) + 2, "request")
+        # TensorFlow runs one request on many threads already: a few at once keep them all at work. Where requests are
+        # joined, each waits on its thread, and there must be enough to fill the next batch while others are computed.
+        threads = 2 * (os.cpu_count() or 1) + 2
+        if parameters:
+            wanted = parameters.max_batch_size * (parameters.num_batch_threads + 1)
+            threads = max(threads, min(wanted, 2 * limits.requests))
+        self._threads = concurrent.futures.ThreadPoolExecutor(threads, "request")
         with contextlib.ExitStack() as undo:
             self._socket = undo.enter_context(_listen(host, port))
             grpc_socket = undo.enter_context(_listen(host, grpc_port)) if grpc_port is not None else None
-            self.servables = Servables(exported, config, allow_labels_for_unavailable)
+            self._batching = Batching(parameters) if parameters else None
+            undo.callback(self._end_batching)
+            self.servables = Servables(exported, config, allow_labels_for_unavailable, self._batching)
             self.url = f"http://{_address(self._socket, host)}"
             self.grpc_address = grpc_socket and _address(grpc_socket, host)
             self._grpc = grpc_socket and self._grpc_server(grpc_socket, limits)
@@ -110,6 +123,7 @@ class Server:
             if self._grpc:
                 self._grpc.stop(STOP_SECONDS).wait()
             self._threads.shutdown()
+            self._end_batching()
 
     def stop(self) -> None:
         """Makes `run` return soon."""
@@ -125,6 +139,10 @@ class Server:
     def __exit__(self, *exception) -> None:
         self.stop()
         self._thread.join()
+
+    def _end_batching(self) -> None:
+        if self._batching:
+            self._batching.close()
 
     def _grpc_server(self, bound: socket.socket, limits: Limits) -> grpc.Server:
         import grpc
