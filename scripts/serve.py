@@ -33,6 +33,8 @@ class Arguments:
     """Labels may name versions that are not served yet, as at the start."""
     batching_parameters_file: Path | None = None
     """TF Serving's batching.config: requests that come together are computed together."""
+    monitoring_config_file: Path | None = None
+    """TF Serving's monitoring.config: whether and where metrics are shown; without it at /monitoring/prometheus/metrics."""
 
 
 def main():
@@ -53,6 +55,7 @@ def main():
             model_config_file=arguments.model_config_file,
             allow_labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
             batching_parameters_file=arguments.batching_parameters_file,
+            monitoring_config_file=arguments.monitoring_config_file,
         )
     )
 

@@ -22,7 +22,7 @@ import uvicorn
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_llm.errors import UserError
-from keras_llm.serving import text_messages
+from keras_llm.serving import metrics, text_messages
 from keras_llm.serving.batching import Batching
 from keras_llm.serving.batching_config import read_parameters
 from keras_llm.serving.rest import RestApi
@@ -56,6 +56,8 @@ class Server:
         allow_labels_for_unavailable: labels may name versions that are not served yet.
         batching_parameters_file: TF Serving's batching.config: requests that come together are computed together. Without
             it each is computed alone.
+        monitoring_config_file: TF Serving's monitoring.config: whether and where metrics are shown. Without it they are, at
+            TF Serving's usual path.
 
     Raises:
         UserError: a port cannot be had; a file is none of its kind; there is no model, or none loads.
@@ -77,9 +79,11 @@ class Server:
         model_config_file: str | Path | None = None,
         allow_labels_for_unavailable: bool = False,
         batching_parameters_file: str | Path | None = None,
+        monitoring_config_file: str | Path | None = None,
     ):
         config = model_config_file and text_messages.read(model_config_file, ModelServerConfig, "--model-config-file")
         parameters = batching_parameters_file and read_parameters(batching_parameters_file)
+        metrics_path = metrics.PATH if monitoring_config_file is None else _metrics_path(monitoring_config_file)
         self._poll_seconds = poll_seconds
         # TensorFlow runs one request on many threads already: a few at once keep them all at work. Where requests are
         # joined, each waits on its thread, and there must be enough to fill the next batch while others are computed.
@@ -99,7 +103,7 @@ class Server:
             self._grpc = grpc_socket and self._grpc_server(grpc_socket, limits)
             undo.pop_all()
         web = uvicorn.Config(
-            web_app(RestApi(self.servables), self._threads, limits),
+            web_app(RestApi(self.servables), self._threads, limits, metrics_path),
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -192,6 +196,15 @@ def serve(server: Server) -> None:
     with _signals_stop_only():
         server.run()
     logger.info("Stopped.")
+
+
+def _metrics_path(file: str | Path) -> str | None:
+    """Where monitoring.config shows metrics; None where it does not."""
+    flag = "--monitoring-config-file"
+    prometheus = text_messages.read(file, text_messages.CLASSES["MonitoringConfig"], flag).prometheus_config
+    if not prometheus.path.startswith("/") and prometheus.path:
+        raise UserError(f"path must begin with /. Received: {prometheus.path!r} in {file}.")
+    return (prometheus.path or metrics.PATH) if prometheus.enable else None
 
 
 def _listen(host: str, port: int) -> socket.socket:
