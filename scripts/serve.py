@@ -35,15 +35,23 @@ class Arguments:
     """TF Serving's batching.config: requests that come together are computed together."""
     monitoring_config_file: Path | None = None
     """TF Serving's monitoring.config: whether and where metrics are shown; without it at /monitoring/prometheus/metrics."""
+    max_body_bytes: int = 100 * 2**20
+    """Larger requests are refused: 413, RESOURCE_EXHAUSTED."""
+    max_requests: int = 256
+    """At once, of each protocol, waiting ones included; more are refused: 429, RESOURCE_EXHAUSTED."""
+    timeout_seconds: float = 30.0
+    """A request that takes longer is broken off: 504, DEADLINE_EXCEEDED."""
 
 
 def main():
     arguments = parse(Arguments, __doc__)
-    if not arguments.poll_seconds > 0:
-        raise UserError(f"--poll-seconds must be above 0. Received: {arguments.poll_seconds}.")
+    for name in ("poll_seconds", "max_body_bytes", "max_requests", "timeout_seconds"):
+        if not getattr(arguments, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0. Received: {getattr(arguments, name)}.")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("keras_llm").setLevel(logging.INFO)
     from keras_llm.serving.server import Server, serve
+    from keras_llm.serving.web import Limits
 
     serve(
         Server(
@@ -52,6 +60,7 @@ def main():
             arguments.rest_port,
             arguments.grpc_port,
             arguments.poll_seconds,
+            Limits(arguments.max_body_bytes, arguments.timeout_seconds, arguments.max_requests),
             model_config_file=arguments.model_config_file,
             allow_labels_for_unavailable=arguments.allow_version_labels_for_unavailable_models,
             batching_parameters_file=arguments.batching_parameters_file,

@@ -92,6 +92,21 @@ def save_dtypes(directory):
     tf.saved_model.save(module, str(directory), signatures=signatures)
 
 
+def save_sleeper(directory):
+    """Answers after as many seconds as the largest of its numbers says, without using the processor."""
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "seconds")])
+    def sleep(seconds):
+        kinds = {"output_types": [tf.float32], "output_shapes": [[None]]}
+        numbers = tf.raw_ops.TensorDataset(components=[seconds], output_shapes=[[None]])
+        micros = tf.cast(tf.reduce_max(seconds) * 1e6, tf.int64)
+        slow = tf.raw_ops.SleepDataset(input_dataset=numbers, sleep_microseconds=micros, **kinds)
+        return {"slept": tf.raw_ops.DatasetToSingleElement(dataset=slow, **kinds)[0]}
+
+    tf.saved_model.save(module, str(directory), signatures={"serving_default": sleep})
+
+
 def wait_for(what, seconds=20):
     end = time.monotonic() + seconds
     while not what():

@@ -1183,6 +1183,7 @@ def script(*arguments, **options):
         (["exported", "--rest-prot", "1"], 2, "--rest-port"),
         (["exported", "--rest-port", "many"], 2, "--rest-port"),
         (["exported", "--poll-seconds", "0"], 2, "error: --poll-seconds must be above 0. Received: 0.0."),
+        (["exported", "--max-requests", "-1"], 2, "error: --max-requests must be above 0. Received: -1."),
         (["/not/there"], 2, "error: Models are served from a directory"),
         (["exported", "--rest-port", "70000"], 2, "error: A port is a number from 0 to 65535. Received: 70000."),
     ],
