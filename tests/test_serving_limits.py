@@ -93,8 +93,8 @@ def test_more_requests_than_there_is_room_for(exported):
     with Server(exported, port=0, grpc_port=0, limits=Limits(requests=2)) as server:
         with Asker(server.url, server.grpc_address) as ask, concurrent.futures.ThreadPoolExecutor(4) as threads:
             ask.grpc(0)
-            running = [threads.submit(asking, 2) for asking in (ask.rest, ask.rest, ask.grpc, ask.grpc)]
-            time.sleep(0.7)
+            running = [threads.submit(asking, 4) for asking in (ask.rest, ask.rest, ask.grpc, ask.grpc)]
+            time.sleep(1.5)
             assert ask.rest(0) == (429, "2 requests are under way, and no more are taken")
             assert ask.grpc(0)[0] == "RESOURCE_EXHAUSTED"
             assert [answer.result()[0] for answer in running] == [200, 200, "OK", "OK"]
