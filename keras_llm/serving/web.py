@@ -54,20 +54,21 @@ def web_app(
 
         async def __call__(self, scope, receive, send):
             request = Request(scope, receive)
-            if self.under_way >= limits.requests:
+            computes = request.method == "POST"  # status and metadata are there at any time, whatever the load
+            if computes and self.under_way >= limits.requests:
                 response = _error(429, f"{self.under_way} requests are under way, and no more are taken")
                 await response(scope, receive, send)
                 return
-            self.under_way += 1
+            self.under_way += computes
             try:
-                response = await self.answer(request)
+                response = await self.answer(request, threads if computes else None)
             except ClientDisconnect:
                 return
             finally:
-                self.under_way -= 1
+                self.under_way -= computes
             await response(scope, receive, send)
 
-        async def answer(self, request: Request) -> Response:
+        async def answer(self, request: Request, where: concurrent.futures.Executor | None) -> Response:
             deadline = time.monotonic() + limits.request_seconds
             try:
                 body = await asyncio.wait_for(_read_body(request, limits.body_bytes), limits.request_seconds)
@@ -75,9 +76,11 @@ def web_app(
                 return _error(408, f"The request did not arrive within {limits.request_seconds:g} seconds")
             if body is None:
                 return _error(413, f"The request's body is larger than {limits.body_bytes} bytes")
-            status, content = await asyncio.get_running_loop().run_in_executor(
-                threads, api.answer, request.method, _path(request), body, deadline
-            )
+            asked = (request.method, _path(request), body, deadline)
+            if where:
+                status, content = await asyncio.get_running_loop().run_in_executor(where, api.answer, *asked)
+            else:
+                status, content = api.answer(*asked)
             return Response(content, status, media_type="application/json")
 
     async def show_metrics(request: Request) -> Response:
