@@ -25,6 +25,7 @@ import requests
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serving_models import appear, save_dtypes, save_half_plus, save_texts, wait_for
 
 from keras_llm.errors import UserError
 from keras_llm.serving.client import ask
@@ -34,6 +35,7 @@ from keras_llm.serving.rest import HTTP_STATUS
 from keras_llm.serving.servables import Servables
 from keras_llm.serving.server import Server
 from keras_llm.serving.status import ServingError
+from keras_llm.serving.web import Limits
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TEXTS = [
@@ -43,91 +45,6 @@ TEXTS = [
     "",
     "é e\u0301 \u2028",
 ]
-
-
-def save_half_plus(directory, constant):
-    """y = x / 2 + constant, for numbers of any shape, and for examples as classifier and regressor."""
-    module = tf.Module()
-    module.constant = tf.Variable(float(constant))
-
-    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "x")])
-    def predict(x):
-        return {"y": x / 2 + module.constant}
-
-    def of_examples(serialised):
-        x = tf.io.parse_example(serialised, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
-        return x / 2 + module.constant
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
-    def regress(inputs):
-        return {"outputs": of_examples(inputs)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
-    def classify(inputs):
-        return {"scores": of_examples(inputs)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
-    def classify_with_labels(inputs):
-        y = of_examples(inputs)
-        return {"scores": tf.concat([y, -y], 1), "classes": tf.tile([["正", "b"]], [tf.shape(y)[0], 1])}
-
-    tf.saved_model.save(
-        module,
-        str(directory),
-        signatures={
-            "serving_default": predict,
-            "regress_x_to_y": regress,
-            "classify_x_to_y": classify,
-            "classify_with_labels": classify_with_labels,
-        },
-    )
-
-
-def save_texts(directory):
-    """string -> string, two strings -> string and float, string -> bytes."""
-    module = tf.Module()
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-    def echo(text):
-        return {"echo": text}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, n) for n in ("question", "context")])
-    def join(question, context):
-        tf.debugging.assert_none_equal(question, "fail", message="you asked for it")
-        return {"answer": tf.strings.join([question, context], "|"), "score": tf.fill(tf.shape(question), 0.25)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-    def as_bytes(text):
-        return {"text_bytes": text}
-
-    tf.saved_model.save(
-        module, str(directory), signatures={"serving_default": join, "echo": echo, "as_bytes": as_bytes}
-    )
-
-
-def save_dtypes(directory):
-    """Every dtype that has a JSON form, and one that has none; a scalar output; outputs of different length."""
-    module = tf.Module()
-    dtypes = ("double", "int32", "int16", "int8", "uint8", "int64", "uint32", "uint64", "bool", "half")
-
-    def identity(dtype):
-        return tf.function(lambda x: {"x": tf.identity(x)}, input_signature=[tf.TensorSpec(None, dtype, "x")])
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def total(x):
-        return {"total": tf.reduce_sum(x)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def uneven(x):
-        return {"a": x, "b": x[1:]}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def half(x):
-        return {"h": tf.cast(x, tf.float16)}
-
-    module.functions = {name: identity(tf.as_dtype(name)) for name in dtypes}
-    signatures = {**module.functions, "total": total, "uneven": uneven, "to_half": half}
-    tf.saved_model.save(module, str(directory), signatures=signatures)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +75,7 @@ def exported(tmp_path_factory, saved):
 
 @pytest.fixture(scope="module")
 def server(exported):
-    with Server(exported, port=0, max_body_bytes=2**20) as server:
+    with Server(exported, port=0, grpc_port=0, limits=Limits(body_bytes=2**20)) as server:
         yield server
 
 
@@ -1049,20 +966,6 @@ def test_compressed_body(call):
 # New versions
 
 
-def wait_for(what, seconds=20):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-def appear(source, version_directory):
-    """As an export does it: written beside, then renamed."""
-    beside = version_directory.parent / f".writing-{version_directory.name}"
-    shutil.copytree(source, beside)
-    os.rename(beside, version_directory)
-
-
 def test_new_versions_are_swapped_in_and_broken_ones_reported(tmp_path, saved):
     model = tmp_path / "m"
     appear(saved / "two", model / "1")
@@ -1094,7 +997,7 @@ def test_new_versions_are_swapped_in_and_broken_ones_reported(tmp_path, saved):
                 wait_for(lambda: len(answers) > 5)
                 appear(saved / "three", model / "2")
                 wait_for(lambda: predict() == [4.0])
-                assert states() == [("2", "AVAILABLE", "OK"), ("1", "END", "OK")]
+                wait_for(lambda: states() == [("2", "AVAILABLE", "OK"), ("1", "END", "OK")])
                 assert predict("/versions/2") == [4.0]
                 assert predict("/versions/1") is None
 
@@ -1109,7 +1012,7 @@ def test_new_versions_are_swapped_in_and_broken_ones_reported(tmp_path, saved):
                 shutil.rmtree(model / "3")  # mended: tried again
                 appear(saved / "two", model / "3")
                 wait_for(lambda: predict() == [3.0])
-                assert states() == [("3", "AVAILABLE", "OK"), ("2", "END", "OK"), ("1", "END", "OK")]
+                wait_for(lambda: states() == [("3", "AVAILABLE", "OK"), ("2", "END", "OK"), ("1", "END", "OK")])
             finally:
                 stop.append(True)
             for finished in clients:
@@ -1122,7 +1025,7 @@ def test_new_versions_are_swapped_in_and_broken_ones_reported(tmp_path, saved):
 
         shutil.rmtree(model)
         wait_for(lambda: predict() is None)
-        assert states()[0] == ("3", "END", "OK")
+        wait_for(lambda: states()[0] == ("3", "END", "OK"))
         message = session.post(f"{server.url}/v1/models/m:predict", data='{"inputs":[2.0]}', timeout=30).json()
         assert message == error("Servable not found for request: Latest(m)")
 
@@ -1280,6 +1183,7 @@ def script(*arguments, **options):
         (["exported", "--rest-prot", "1"], 2, "--rest-port"),
         (["exported", "--rest-port", "many"], 2, "--rest-port"),
         (["exported", "--poll-seconds", "0"], 2, "error: --poll-seconds must be above 0. Received: 0.0."),
+        (["exported", "--max-requests", "-1"], 2, "error: --max-requests must be above 0. Received: -1."),
         (["/not/there"], 2, "error: Models are served from a directory"),
         (["exported", "--rest-port", "70000"], 2, "error: A port is a number from 0 to 65535. Received: 70000."),
     ],

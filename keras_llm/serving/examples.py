@@ -1,125 +1,174 @@
-"""Classify and regress: JSON examples -> serialised tf.Examples -> a signature -> labels and scores, or values.
+"""Classify, regress and several of them at once, for every protocol: serialised tf.Examples in, arrays out.
 
-Source: tensorflow/serving, `util/json_tensor.cc`, `servables/tensorflow/{classifier,regressor,util}.cc`.
+Source: tensorflow/serving, `servables/tensorflow/{classifier,regressor,multi_inference,util}.cc`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from keras_llm.serving.json_tensor import (
-    decode_base64,
-    format_error,
-    is_base64,
-    read_object,
-    read_signature_name,
-    type_name,
-)
+from keras_llm.serving import metrics
+from keras_llm.serving.predict import DEFAULT_SIGNATURE
 from keras_llm.serving.servable import Servable
-from keras_llm.serving.status import invalid
+from keras_llm.serving.status import ServingError, invalid
 
-_KINDS = {bytes: "bytes_list", float: "float_list", int: "int64_list"}
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
 @dataclasses.dataclass(frozen=True)
-class ExamplesRequest:
-    """What a classify or regress body asks for."""
+class Classes:
+    """What a classifier says of B examples."""
 
-    signature: str
-    """Empty where the body names none."""
-    examples: np.ndarray
-    """Object array [B] of serialised tf.Examples."""
-
-
-def read_examples(body: bytes) -> ExamplesRequest:
-    """Reads `{"examples": [{...}], "context": {...}, "signature_name": "..."}`; the context is part of each example.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT.
-    """
-    document = read_object(body)
-    signature = read_signature_name(document)
-    context = _example(document["context"]) if "context" in document else b""
-    if "examples" not in document:
-        raise format_error(document, "When method is classify, key 'examples' is expected and was not found")
-    examples = document["examples"]
-    if type(examples) is not list:
-        raise format_error(document, "Expecting 'examples' value to be an list/array")
-    if not examples:
-        raise format_error(document, "'examples' value is an empty array")
-    serialised = np.empty(len(examples), np.object_)
-    serialised[:] = [context + _example(example) for example in examples]  # concatenated messages merge
-    return ExamplesRequest(signature, serialised)
+    labels: list[list[bytes]]
+    """[B][C]; "" where the model gives none."""
+    scores: np.ndarray
+    """float32 [B, C]; 0 where the model gives none."""
 
 
-def classify(servable: Servable, request: ExamplesRequest) -> tuple[list[list[bytes]], np.ndarray]:
-    """Labels [B][C] ("" where the model gives none) and scores float32 [B, C] (0 where it gives none).
+def classify(servable: Servable, signature: str, examples: np.ndarray, deadline: float | None = None) -> Classes:
+    """Runs a classifier.
+
+    Args:
+        servable: the model.
+        signature: its name; "" for the default one.
+        examples: object array [B] of serialised tf.Examples.
+        deadline: `time.monotonic()` at which the answer comes too late.
 
     Raises:
-        ServingError: INVALID_ARGUMENT where the signature is no classifier's.
+        ServingError: INVALID_ARGUMENT where the signature is no classifier's, or there is no example.
     """
-    name, signature = _signature(servable, request.signature)
-    if len(signature.inputs) != 1:
+    definition = _signature(servable, signature, "No signature was found with the name: ")
+    input_name, output_names = _classifier(definition)
+    values = servable.run({input_name: _some(examples)}, output_names, "Classify", deadline)
+    return _classes(definition, len(examples), dict(zip(output_names, values, strict=True)))
+
+
+def regress(servable: Servable, signature: str, examples: np.ndarray, deadline: float | None = None) -> np.ndarray:
+    """Runs a regressor; arguments and errors are `classify`'s.
+
+    Returns:
+        Values float32 [B].
+    """
+    definition = _signature(servable, signature, "No signature was found with the name: ")
+    input_name, output_names = _regressor(definition)
+    values = servable.run({input_name: _some(examples)}, output_names, "Regress", deadline)
+    return _values(definition, len(examples), dict(zip(output_names, values, strict=True)))
+
+
+def multi_inference(
+    servable: Servable, tasks: Sequence[tuple[str, str]], examples: np.ndarray, deadline: float | None = None
+) -> list[Classes | np.ndarray]:
+    """Runs several classifiers and regressors over the same examples at once.
+
+    Args:
+        servable: the model.
+        tasks: signature name ("" for the default one) and method, `CLASSIFY` or `REGRESS`, of each.
+        examples: object array [B] of serialised tf.Examples.
+        deadline: `time.monotonic()` at which the answer comes too late.
+
+    Returns:
+        What `classify` or `regress` gives, for each task.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, or UNIMPLEMENTED for another method.
+    """
+    seen, inputs, outputs = set(), [], []
+    for name, method in tasks:
+        name = name or DEFAULT_SIGNATURE
+        if name in seen:
+            raise invalid(f"Duplicate evaluation of signature: {name}")
+        seen.add(name)
+        definition = _signature(servable, name, "Requested signature not found in model graph: ")
+        if method not in _METHODS:
+            raise ServingError("UNIMPLEMENTED", f"Unsupported signature method_name: {method}")
+        input_name, output_names = _METHODS[method][0](definition)
+        inputs.append(input_name)
+        outputs += [output for output in output_names if output not in outputs]
+    feeds = dict.fromkeys(inputs, _some(examples))
+    results = dict(zip(outputs, servable.run(feeds, outputs, "MultiInference", deadline), strict=True))
+    metrics.REQUEST_EXAMPLE_COUNTS.add(len(examples), servable.name)
+    metrics.REQUEST_EXAMPLE_COUNT_TOTAL.add(len(examples), servable.name)
+    return [_METHODS[method][1](_signature(servable, name, ""), len(examples), results) for name, method in tasks]
+
+
+def _signature(servable: Servable, name: str, unknown: str):
+    name = name or DEFAULT_SIGNATURE
+    if name not in servable.signature_defs:
+        raise invalid(unknown + name)
+    return servable.signature_defs[name]
+
+
+def _some(examples: np.ndarray) -> np.ndarray:
+    if not len(examples):
+        raise invalid("Input is empty.")
+    return examples
+
+
+def _classifier(definition) -> tuple[str, list[str]]:
+    """Tensor names of the input and the outputs."""
+    if len(definition.inputs) != 1:
         raise invalid("Expected one input Tensor.")
-    if len(signature.outputs) not in (1, 2):
-        raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
-    if "inputs" not in signature.inputs:
-        raise invalid(f"No classification inputs found in SignatureDef: {signature}")
-    if "classes" not in signature.outputs and "scores" not in signature.outputs:
+    if len(definition.outputs) not in (1, 2):
+        raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
+    if "inputs" not in definition.inputs:
+        raise invalid(f"No classification inputs found in SignatureDef: {definition}")
+    names = [definition.outputs[key].name for key in ("classes", "scores") if key in definition.outputs]
+    if not names:
         raise invalid(
             'Expected classification signature outputs to contain at least one of "classes" or "scores". '
-            f"Signature was: {signature}"
+            f"Signature was: {definition}"
         )
-    outputs = servable.run(name, {"inputs": request.examples})
-    classes, scores = outputs.get("classes"), outputs.get("scores")
-    _check_matrix("classes", classes, np.object_, "DT_STRING", len(request.examples))
-    _check_matrix("scores", scores, np.float32, "DT_FLOAT", len(request.examples))
+    return definition.inputs["inputs"].name, names
+
+
+def _regressor(definition) -> tuple[str, list[str]]:
+    if len(definition.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if len(definition.outputs) != 1:
+        raise invalid("Expected one output Tensor.")
+    if "inputs" not in definition.inputs:
+        raise invalid(f"No regression inputs found in SignatureDef: {definition}")
+    if "outputs" not in definition.outputs:
+        raise invalid(f"No regression outputs found in SignatureDef: {definition}")
+    return definition.inputs["inputs"].name, [definition.outputs["outputs"].name]
+
+
+def _classes(definition, examples: int, values: dict[str, np.ndarray]) -> Classes:
+    classes, scores = (
+        values[definition.outputs[key].name] if key in definition.outputs else None for key in ("classes", "scores")
+    )
+    _check_matrix("classes", classes, np.object_, "DT_STRING", examples)
+    _check_matrix("scores", scores, np.float32, "DT_FLOAT", examples)
     if classes is None:
-        return [[b""] * scores.shape[1]] * len(scores), scores
+        return Classes([[b""] * scores.shape[1]] * len(scores), scores)
     if scores is None:
-        return classes.tolist(), np.zeros(classes.shape, np.float32)
+        return Classes(classes.tolist(), np.zeros(classes.shape, np.float32))
     if classes.shape != scores.shape:
         raise invalid(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
-    return classes.tolist(), scores
+    return Classes(classes.tolist(), scores)
 
 
-def regress(servable: Servable, request: ExamplesRequest) -> np.ndarray:
-    """Values float32 [B].
-
-    Raises:
-        ServingError: INVALID_ARGUMENT where the signature is no regressor's.
-    """
-    name, signature = _signature(servable, request.signature)
-    if len(signature.inputs) != 1:
-        raise invalid("Expected one input Tensor.")
-    if len(signature.outputs) != 1:
-        raise invalid("Expected one output Tensor.")
-    if "inputs" not in signature.inputs:
-        raise invalid(f"No regression inputs found in SignatureDef: {signature}")
-    if "outputs" not in signature.outputs:
-        raise invalid(f"No regression outputs found in SignatureDef: {signature}")
-    values = servable.run(name, {"inputs": request.examples})["outputs"]
-    if not (values.ndim == 1 or values.ndim == 2 and values.shape[1] == 1):
+def _values(definition, examples: int, values: dict[str, np.ndarray]) -> np.ndarray:
+    value = values[definition.outputs["outputs"].name]
+    if not (value.ndim == 1 or value.ndim == 2 and value.shape[1] == 1):
         raise invalid(
-            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape_text(values)}"
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape_text(value)}"
         )
-    if len(values) != len(request.examples):
-        raise invalid(f"Input batch size did not match output batch size: {len(request.examples)} vs. {len(values)}")
-    if values.dtype != np.float32:
-        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_text(values)}")
-    return values.ravel()
+    if len(value) != examples:
+        raise invalid(f"Input batch size did not match output batch size: {examples} vs. {len(value)}")
+    if value.dtype != np.float32:
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_text(value)}")
+    return value.ravel()
 
 
-def _signature(servable: Servable, name: str):
-    name = name or "serving_default"
-    if name not in servable.signature_defs:
-        raise invalid(f"No signature was found with the name: {name}")
-    return name, servable.signature_defs[name]
+# method -> how a signature is read, how its results are
+_METHODS = {CLASSIFY: (_classifier, _classes), REGRESS: (_regressor, _values)}
 
 
 def _check_matrix(name: str, array: np.ndarray | None, dtype, dtype_text: str, examples: int) -> None:
@@ -139,40 +188,3 @@ def _shape_text(array: np.ndarray) -> str:
 
 def _dtype_text(array: np.ndarray) -> str:
     return "DT_" + tf.as_dtype(array.dtype).name.upper().replace("FLOAT32", "FLOAT").replace("FLOAT64", "DOUBLE")
-
-
-def _example(value) -> bytes:
-    """A JSON object of features -> a serialised tf.Example."""
-    if type(value) is not dict:
-        raise invalid(f"Example must be JSON object but got JSON {type_name(value)}")
-    example = tf.train.Example()
-    for name, content in value.items():
-        if not _is_utf8(name):
-            raise invalid("The name of a feature must be UTF-8")
-        feature = example.features.feature[name]
-        for item in content if type(content) is list else [content]:
-            _add_value(name, item, feature)
-    return example.SerializeToString()
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _add_value(name: str, value, feature: tf.train.Feature) -> None:
-    if is_base64(value):
-        value = decode_base64(value["b64"])
-    if type(value) is bool:
-        value = int(value)
-    if type(value) not in _KINDS:
-        raise invalid(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
-    kind, other = _KINDS[type(value)], feature.WhichOneof("kind")
-    if other not in (None, kind):
-        raise invalid(f"Unexpected element type in feature: {name} expecting type: {other.removesuffix('_list')}")
-    if type(value) is int and value >= 2**63:
-        raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
-    getattr(feature, kind).value.append(value)

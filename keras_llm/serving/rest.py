@@ -12,8 +12,11 @@ import dataclasses
 import json
 import logging
 import re
+import time
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from keras_llm.serving import metrics
 from keras_llm.serving.json_tensor import read_predict
 from keras_llm.serving.json_writer import (
     classifications_json,
@@ -25,9 +28,11 @@ from keras_llm.serving.json_writer import (
 from keras_llm.serving.servables import Servables
 from keras_llm.serving.status import ServingError, invalid
 
+if TYPE_CHECKING:
+    from keras_llm.serving.servable import Servable
+
 logger = logging.getLogger(__name__)
 
-DEFAULT_SIGNATURE = "serving_default"
 HTTP_STATUS = {
     "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
@@ -52,11 +57,12 @@ _GET = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?:/(?P<verb>metada
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """The model a path names."""
+    """The model a path names, and until when."""
 
     name: str
     version: int | None
     label: str | None
+    deadline: float | None
 
 
 class RestApi:
@@ -80,65 +86,86 @@ class RestApi:
             "metadata": self._metadata,
         }
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    def answer(self, method: str, path: str, body: bytes, deadline: float | None = None) -> tuple[int, bytes]:
         """Never raises.
 
         Args:
             method: "GET", "POST" or another, which is answered as malformed.
             path: as it was sent, still percent-encoded, with the query if there was one.
             body: of the request.
+            deadline: `time.monotonic()` at which the answer comes too late.
 
         Returns:
             HTTP status, and JSON (nothing for a version number beyond 64 bits, as in TF Serving).
         """
+        began = time.monotonic()
+        pattern = {"POST": _POST, "GET": _GET}.get(method)
+        match = pattern and pattern.fullmatch(path)
+        code = "OK"
         try:
-            pattern = {"POST": _POST, "GET": _GET}.get(method)
-            match = pattern and pattern.fullmatch(path)
-            handle = match and self._verbs.get(match["verb"], self._status if method == "GET" else None)
-            if not handle:  # among them ":PREDICT": case matters in the verb, not in the path before it
-                raise invalid(f"Malformed request: {method} {path}")
-            version = match["version"] and (match["version"].lstrip("0") or "0")
-            if version and (len(version) > 19 or int(version) >= 2**63):
-                return 400, b""
-            asked = _Asked(
-                name=_decode(match["name"] or ""),
-                version=int(version) if version else None,
-                label=match["label"] and _decode(match["label"]),
-            )
-            return 200, handle(asked, body)
+            status, content = 200, self._answer(match, method, path, body, deadline)
         except ServingError as error:
-            return HTTP_STATUS.get(error.code, 500), error_json(error.message)
+            code, content = error.code, error.message and error_json(error.message)
+            status = HTTP_STATUS.get(code, 500)
         except Exception as error:
             logger.exception("%s %s failed", method, path)
-            return 500, error_json(f"{type(error).__name__}: {error}")
+            code, status, content = "INTERNAL", 500, error_json(f"{type(error).__name__}: {error}")
+        name = self._servables.known(_decode(match["name"] or "")) if match else ""
+        metrics.REQUEST_COUNT.add(1, name, code)
+        if code == "OK":
+            seconds = time.monotonic() - began
+            metrics.REQUEST_LATENCY.add(seconds * 1e6, name, match["verb"] or "", "REST")
+        return status, content or b""
+
+    def _answer(self, match: re.Match | None, method: str, path: str, body: bytes, deadline: float | None) -> bytes:
+        handle = match and self._verbs.get(match["verb"], self._status if method == "GET" else None)
+        if not handle:  # among them ":PREDICT": case matters in the verb, not in the path before it
+            raise invalid(f"Malformed request: {method} {path}")
+        version = match["version"] and (match["version"].lstrip("0") or "0")
+        if version and (len(version) > 19 or int(version) >= 2**63):
+            raise invalid("")
+        asked = _Asked(
+            name=_decode(match["name"] or ""),
+            version=int(version) if version else None,
+            label=match["label"] and _decode(match["label"]),
+            deadline=deadline,
+        )
+        return handle(asked, body)
 
     def _predict(self, asked: _Asked, body: bytes) -> bytes:
+        from keras_llm.serving.predict import DEFAULT_SIGNATURE, predict  # TensorFlow, which is there once a model is
+
         found = []
 
         def input_dtypes(signature: str) -> dict[str, str]:
-            found.append(self._servables.find(asked.name, asked.version, asked.label))
+            found.append(self._find(asked))
             name = signature or DEFAULT_SIGNATURE
             if name not in found[0].signature_defs:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             return found[0].input_dtypes(name)
 
         request = read_predict(body, input_dtypes)
-        outputs = found[0].run(request.signature or DEFAULT_SIGNATURE, request.inputs)
+        inputs = request.inputs
+        outputs = predict(found[0], request.signature, inputs, inputs.__getitem__, deadline=asked.deadline)
         return predictions_json(outputs) if request.rows else outputs_json(outputs)
 
     def _classify(self, asked: _Asked, body: bytes) -> bytes:
-        from keras_llm.serving import examples  # TensorFlow, which is there once a model is
+        from keras_llm.serving import examples, json_examples
 
-        request = examples.read_examples(body)
-        servable = self._servables.find(asked.name, asked.version, asked.label)
-        return classifications_json(*examples.classify(servable, request))
+        request = json_examples.read_examples(body)
+        classes = examples.classify(self._find(asked), request.signature, request.examples, asked.deadline)
+        return classifications_json(classes.labels, classes.scores)
 
     def _regress(self, asked: _Asked, body: bytes) -> bytes:
-        from keras_llm.serving import examples
+        from keras_llm.serving import examples, json_examples
 
-        request = examples.read_examples(body)
-        servable = self._servables.find(asked.name, asked.version, asked.label)
-        return regressions_json(examples.regress(servable, request))
+        request = json_examples.read_examples(body)
+        return regressions_json(
+            examples.regress(self._find(asked), request.signature, request.examples, asked.deadline)
+        )
+
+    def _find(self, asked: _Asked) -> Servable:
+        return self._servables.find(asked.name, asked.version, asked.label)
 
     def _status(self, asked: _Asked, body: bytes) -> bytes:
         if not asked.name:
@@ -162,7 +189,7 @@ class RestApi:
 
         if not asked.name:
             raise invalid("Missing model name in request.")
-        servable = self._servables.find(asked.name, asked.version, asked.label)
+        servable = self._find(asked)
         model = {"name": servable.name, "signature_name": "", "version": str(servable.version)}
         signatures = {
             name: json_format.MessageToDict(
