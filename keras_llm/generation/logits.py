@@ -188,7 +188,9 @@ def forbid_end(logits, position, end_id, min_length):
     [[1.0, -1e30]]
     """
     is_end = ops.arange(ops.shape(logits)[1]) == end_id
-    return ops.where(ops.logical_and(is_end, column(position, "int32") < column(min_length, "int32")), FORBIDDEN, logits)
+    return ops.where(
+        ops.logical_and(is_end, column(position, "int32") < column(min_length, "int32")), FORBIDDEN, logits
+    )
 
 
 def column(value, dtype):

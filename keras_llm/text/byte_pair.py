@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_llm.errors import UserError
-from keras_llm.text.splitting import SPLITTINGS, split_words
+from keras_llm.text.splitting import Splitting, split_words
 from keras_llm.text.unicode import normalise, sanitise
 
 NEVER = np.int32(2**31 - 1)  # rank of a pair that does not merge
@@ -26,14 +26,14 @@ class BytePairEncoder(tf.Module):
     Args:
         vocabulary: token -> id, tokens written in GPT-2's letters for bytes (`Ġ` is a space).
         merges: pairs of tokens in their order of rank, "a b" or ("a", "b").
-        splitting: a key of `SPLITTINGS`.
+        splitting: what a word is, e.g. `SPLITTINGS["gpt2"]`.
         special_ids: vanish when decoding.
         prefix_space: a text that does not begin with a space gets one, as in some BERT-like models.
 
     Example:
 
     >>> letters = {letter: i for i, letter in enumerate(byte_letters())}
-    >>> encoder = BytePairEncoder({**letters, "ab": 256, "abab": 257}, ["a b", "ab ab"], "gpt2")
+    >>> encoder = BytePairEncoder({**letters, "ab": 256, "abab": 257}, ["a b", "ab ab"], SPLITTINGS["gpt2"])
     >>> encoder.encode(["ababab"]).to_list()
     [[257, 256]]
     """
@@ -42,12 +42,12 @@ class BytePairEncoder(tf.Module):
         self,
         vocabulary: Mapping[str, int],
         merges: Sequence[str | Sequence[str]],
-        splitting: str = "gpt2",
+        splitting: Splitting,
         special_ids: Sequence[int] = (),
         prefix_space: bool = False,
     ):
         super().__init__(name="byte_pair")
-        self.splitting = SPLITTINGS[splitting]
+        self.splitting = splitting
         self.prefix_space = prefix_space
         self.vocabulary_size = max(vocabulary.values()) + 1
         letters = byte_letters()
