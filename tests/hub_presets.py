@@ -48,7 +48,24 @@ def byte_pair(splitting, special):
 
 def word_pieces():
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = ["what", "is", "a", "language", "model", "token", "play", "##ing", "##s", "the", "什", "么", "语", "言", "模", "型"]
+    words = [
+        "what",
+        "is",
+        "a",
+        "language",
+        "model",
+        "token",
+        "play",
+        "##ing",
+        "##s",
+        "the",
+        "什",
+        "么",
+        "语",
+        "言",
+        "模",
+        "型",
+    ]
     return special + words + [c for c in "？，。！?,.bcdefg"] + [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
 
 
@@ -114,7 +131,15 @@ def qwen3():
 
 
 GEMMA = {**LLAMA, "head_dim": 4}
-GEMMA_IDS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "pad_piece": "<pad>", "eos_piece": "<eos>", "bos_piece": "<bos>"}
+GEMMA_IDS = {
+    "pad_id": 0,
+    "eos_id": 1,
+    "bos_id": 2,
+    "unk_id": 3,
+    "pad_piece": "<pad>",
+    "eos_piece": "<eos>",
+    "bos_piece": "<bos>",
+}
 
 
 def gemma():

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_llm.hub.packing import pack, positions
 from keras_llm.tasks.base import Answering
+from keras_llm.text.bert import BertEncoder
 from keras_llm.text.splitting import WHITE
 from keras_llm.text.unicode import sanitise
 
@@ -32,6 +33,10 @@ class Encoding(Answering):
     def __init__(self, kind, encoder, model, frame, pad_id, limit):
         super().__init__(kind, encoder, model)
         self.frame, self.pad_id, self.limit = frame, pad_id, limit
+
+    def example(self, text: str) -> str:
+        """A text as this model is asked with it."""
+        return text
 
     def pack(self, ids):
         return pack(ids, *self.frame, limit=self.limit, pad_id=self.pad_id)
@@ -73,8 +78,7 @@ class Embedder(Encoding):
     """`answer(text)` gives `embedding: float32 [B, D]`.
 
     Args:
-        pooling: "mean" over the text's tokens, its frame among them; "cls", the first; "max"; None: the model's output is
-            one vector a text.
+        pooling: "mean" over the text's tokens, its frame among them; "cls", the first; or "max".
         normalised: vectors of length 1.
     """
 
@@ -136,11 +140,12 @@ class MaskedLM(Encoding):
             "scores": tf.where(some[:, None], scores[:, 0], 0.0),
         }
 
+    def example(self, text):
+        return f"{text[: len(text) // 2]} {self.mask_token} {text[len(text) // 2 :]}"
+
     @property
     def spaces_are_tokens(self):
         """Whether a space belongs to the token after it; WordPiece has none."""
-        from keras_llm.text.bert import BertEncoder
-
         return not isinstance(self.tokenizer, BertEncoder)
 
     def _fill(self, parts, found):

@@ -56,12 +56,12 @@ def open_preset(
     kind = kind or _kind_of(folder, config)
     if kind not in KINDS:
         raise UserError(f"--task must be one of {', '.join(KINDS)}. Received: {kind!r}. Choose one.")
-    model = _load(folder, kind, config)
+    model = _load(folder, kind)
     preprocessor = getattr(model, "preprocessor", None)
     tokenizer = (
         preprocessor.tokenizer if preprocessor is not None else _from_preset(keras_hub.tokenizers.Tokenizer, folder)
     )
-    limit = _limit(folder, kind, config, model, preprocessor, max_length)
+    limit = _limit(folder, kind, model, preprocessor, max_length)
     make = _writer if kind in ("causal_lm", "seq2seq_lm") else _encoder
     return make(folder, kind, config, model, preprocessor, tokenizer, limit, max_answer_length)
 
@@ -70,12 +70,13 @@ def _writer(folder, kind, config, model, preprocessor, tokenizer, limit, longest
     if preprocessor is None:
         raise UserError(f"{folder} must hold a preprocessor with a tokenizer. Received: none. Save the task with it.")
     preprocessor.build(None)
-    room = getattr(model.backbone, "max_sequence_length", None) if kind == "seq2seq_lm" else limit
-    longest = longest or min(LONGEST_ANSWER, max((room or limit) // 2, 1))
-    if room is not None and not 1 <= longest < room:
+    starts = _ids(preprocessor.decoder_packer.start_value) if kind == "seq2seq_lm" else []
+    # A CausalLM holds text and answer together, a decoder its start and the answer.
+    room = limit - 2 if kind == "causal_lm" else getattr(model.backbone, "max_sequence_length", 1024) - len(starts)
+    longest = min(LONGEST_ANSWER, max(room // 2, 1)) if longest is None else longest
+    if not 1 <= longest <= room:
         raise UserError(
-            f"--max-answer-length must be at least 1 and leave room for the text in the {room} ids that the model holds. "
-            f"Received: {longest}. Give a smaller one."
+            f"--max-answer-length must be at least 1 and at most {room}, for which this model has room. Received: {longest}."
         )
     encoder = make_encoder(tokenizer, folder)
     ends = [tokenizer.end_token_id, getattr(tokenizer, "end_token2_id", None)]
@@ -92,7 +93,6 @@ def _writer(folder, kind, config, model, preprocessor, tokenizer, limit, longest
         )
         return CausalLM(encoder, model, (start, []), tokenizer.pad_token_id, ends, limit - longest, longest)
     frame = (_ids(preprocessor.encoder_packer.start_value), _ids(preprocessor.encoder_packer.end_value))
-    starts = _ids(preprocessor.decoder_packer.start_value)
     return Seq2SeqLM(encoder, model, frame, tokenizer.pad_token_id, ends, limit, longest, starts=starts)
 
 
@@ -114,9 +114,21 @@ def _encoder(folder, kind, config, model, preprocessor, tokenizer, limit, longes
     if kind == "masked_lm":
         token = tokenizer.id_to_token(tokenizer.mask_token_id)
         return MaskedLM(*arguments, mask_token=token, mask_id=tokenizer.mask_token_id)
-    if isinstance(model, keras_hub.models.TextEmbedder):
-        return Embedder(*arguments, pooling=None, normalised=False)
-    return Embedder(*arguments, **_pooling(folder))
+    backbone = getattr(model, "backbone", model)
+    if not _is_encoder(backbone):
+        raise UserError(
+            f"An embedding is made by an encoder. Received: {folder} with {type(backbone).__name__}. Choose another --task."
+        )
+    how = _pooling(folder)
+    if backbone is not model:
+        how = {"pooling": model.pooling_mode, "normalised": model.normalize}
+    return Embedder(arguments[0], backbone, *arguments[2:], **how)
+
+
+def _is_encoder(backbone) -> bool:
+    """Whether KerasHub fills masks with it: those models see a text from both sides."""
+    classes = (cls for cls in vars(keras_hub.models).values() if inspect.isclass(cls))
+    return any(issubclass(cls, keras_hub.models.MaskedLM) and cls.backbone_cls is type(backbone) for cls in classes)
 
 
 def _kind_of(folder, config) -> str:
@@ -144,7 +156,7 @@ def _kind_of(folder, config) -> str:
     )
 
 
-def _load(folder, kind, config):
+def _load(folder, kind):
     base = getattr(keras_hub.models, KINDS[kind][0])
     if kind in ("text_classifier", "masked_lm"):
         # KerasHub would give the model a head of random numbers and say nothing.
@@ -154,13 +166,8 @@ def _load(folder, kind, config):
                 f"{folder} without; KerasHub reads the body of a Hugging Face checkpoint only. Load it in KerasHub, train or "
                 "set the head, and call save_to_preset; or export the body with --task text_embedder."
             )
-    if kind == "text_embedder":
-        if "registered_name" in config:
-            is_task = (folder / "task.json").exists() and _kind_of(folder, config) == kind
-        else:
-            # A pooling of its own only where KerasHub has no embedder of the family.
-            is_task = config["model_type"] in ("bert", "xlm-roberta", "qwen3", "gemma3_text")
-        base = base if is_task else keras_hub.models.Backbone
+    if kind == "text_embedder" and not (folder / "task.json").exists():
+        base = keras_hub.models.Backbone  # what is pooled, and how, sentence-transformers' files say
     return _from_preset(base, folder, dtype="float32")
 
 
@@ -184,7 +191,7 @@ def _from_preset(cls, folder, **arguments):
         ) from error
 
 
-def _limit(folder, kind, config, model, preprocessor, wanted) -> int:
+def _limit(folder, kind, model, preprocessor, wanted) -> int:
     """How many ids of a text are read, with frame and, for a CausalLM, answer."""
     backbone = getattr(model, "backbone", model)
     most = getattr(backbone, "max_sequence_length", None)

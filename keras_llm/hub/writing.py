@@ -39,6 +39,10 @@ class Writing(Generating, Answering):
         self.frame, self.pad_id, self.end_ids = frame, pad_id, end_ids
         self.limit, self.longest = limit, longest
 
+    def example(self, text: str) -> str:
+        """A text as this model is asked with it."""
+        return text
+
     def _loop(self, step, prompt, lengths, state):
         """What the loop begins with, once the caches hold the prompts.
 
