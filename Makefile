@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 JAX_TESTS := $(wildcard tests/test_layers_*.py tests/test_models_*.py tests/test_decode.py \
-	tests/test_generation_beam.py tests/test_generation_logits.py tests/test_generation_sampling.py)
+	tests/test_generation_beam.py tests/test_generation_forced.py tests/test_generation_logits.py tests/test_generation_sampling.py)
 
 .PHONY: demo test lint format bench clean-venv
 

@@ -1,6 +1,7 @@
 """Microscopic KerasHub models with random weights and tokenizers trained here, saved as presets."""
 
 import io
+import json
 
 import keras
 import keras_hub
@@ -40,8 +41,6 @@ def train_byte_pair(splitting, size=420, special=()):
 
 
 def byte_pair(splitting, special):
-    import json
-
     described = json.loads(train_byte_pair(splitting, special=special).to_str())["model"]
     return {"vocabulary": described["vocab"], "merges": [" ".join(merge) for merge in described["merges"]]}
 
@@ -66,7 +65,8 @@ def word_pieces():
         "模",
         "型",
     ]
-    return special + words + [c for c in "？，。！?,.bcdefg"] + [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
+    letters = [*"？，。！?,.bcdefg", *(f"##{letter}" for letter in "abcdefghijklmnopqrtuvwxyz")]
+    return special + words + letters
 
 
 def sentence_pieces(**special):

@@ -93,6 +93,8 @@ def test_decoding_joins_pieces_and_drops_what_is_no_text(pair):
     assert encode(tf.constant([], tf.string)).shape[0] == 0
 
 
-def test_a_vocabulary_without_the_unknown_token_is_refused():
+def test_a_broken_vocabulary_is_refused():
     with pytest.raises(UserError, match="none called '\\[UNK\\]'"):
         BertEncoder(["a"], lowercase=True)
+    with pytest.raises(UserError, match="once.*'a'"):
+        BertEncoder(["[UNK]", "a", "b", "a"], lowercase=True)

@@ -6,6 +6,7 @@ punctuation (`！` becomes `!`), which those checkpoints never saw.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -58,6 +59,12 @@ class BertEncoder(tf.Module):
             raise UserError(
                 f"A WordPiece vocabulary must have a token for unknown words. Received: none called {unknown_token!r}. "
                 "Use the vocabulary the model was trained with."
+            )
+        twice = [piece for piece, count in Counter(vocabulary).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"A WordPiece vocabulary must have each piece once. Received: {twice[0]!r} more often. Use the file the model "
+                "was trained with."
             )
         self.vocabulary_size = len(vocabulary)
         self.lowercase = lowercase
