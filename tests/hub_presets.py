@@ -83,17 +83,19 @@ CLASSIC = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim":
 ROBERTA = ["<s>", "<pad>", "</s>", "<mask>"]
 
 
-def bert(task="TextEmbedder", lowercase=True, **options):
-    tokenizer = models.BertTokenizer(word_pieces(), lowercase=lowercase)
-    return _joined("Bert", task, tokenizer, CLASSIC, **options)
+def bert(task="TextEmbedder", **options):
+    tokenizer = models.BertTokenizer(word_pieces(), lowercase=True)
+    return _joined("Bert", task, tokenizer, {**CLASSIC, "num_layers": 1}, **options)
 
 
 def distil_bert(task="TextClassifier", **options):
-    return _joined("DistilBert", task, models.DistilBertTokenizer(word_pieces(), lowercase=True), CLASSIC, **options)
+    tokenizer = models.DistilBertTokenizer(word_pieces(), lowercase=True)
+    return _joined("DistilBert", task, tokenizer, {**CLASSIC, "num_layers": 1}, **options)
 
 
 def roberta(task="MaskedLM", **options):
-    return _joined("Roberta", task, models.RobertaTokenizer(**byte_pair("gpt2", ROBERTA)), CLASSIC, **options)
+    tokenizer = models.RobertaTokenizer(**byte_pair("gpt2", ROBERTA))
+    return _joined("Roberta", task, tokenizer, {**CLASSIC, "num_layers": 1}, **options)
 
 
 def gpt2():

@@ -56,7 +56,7 @@ def open_preset(
     kind = kind or _kind_of(folder, config)
     if kind not in KINDS:
         raise UserError(f"--task must be one of {', '.join(KINDS)}. Received: {kind!r}. Choose one.")
-    model = _load(folder, kind)
+    model = _load(folder, kind, config)
     preprocessor = getattr(model, "preprocessor", None)
     tokenizer = (
         preprocessor.tokenizer if preprocessor is not None else _from_preset(keras_hub.tokenizers.Tokenizer, folder)
@@ -156,7 +156,7 @@ def _kind_of(folder, config) -> str:
     )
 
 
-def _load(folder, kind):
+def _load(folder, kind, config):
     base = getattr(keras_hub.models, KINDS[kind][0])
     if kind in ("text_classifier", "masked_lm"):
         # KerasHub would give the model a head of random numbers and say nothing.
@@ -166,7 +166,8 @@ def _load(folder, kind):
                 f"{folder} without; KerasHub reads the body of a Hugging Face checkpoint only. Load it in KerasHub, train or "
                 "set the head, and call save_to_preset; or export the body with --task text_embedder."
             )
-    if kind == "text_embedder" and not (folder / "task.json").exists():
+    is_embedder = "registered_name" in config and (folder / "task.json").exists() and _kind_of(folder, config) == kind
+    if kind == "text_embedder" and not is_embedder:
         base = keras_hub.models.Backbone  # what is pooled, and how, sentence-transformers' files say
     return _from_preset(base, folder, dtype="float32")
 
