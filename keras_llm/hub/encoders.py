@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras_hub
 import tensorflow as tf
+import tensorflow_text as tf_text
 
 from keras_llm.errors import UserError
 from keras_llm.text.bert import BertEncoder
@@ -36,7 +37,7 @@ IN_PYTHON = ("MistralTekkenTokenizer", "RWKVTokenizer")
 
 
 class SentencePieceEncoder(tf.Module):
-    """A KerasHub SentencePiece tokenizer's graph. User-defined symbols of the model in a text are what the model says.
+    """A KerasHub SentencePiece tokenizer's model as a graph. User-defined symbols of the model in a text are what the model says.
 
     Args:
         tokenizer: a `keras_hub.tokenizers.SentencePieceTokenizer`.
@@ -44,9 +45,9 @@ class SentencePieceEncoder(tf.Module):
 
     def __init__(self, tokenizer):
         super().__init__(name="sentencepiece")
-        tokenizer._maybe_initialized_tf()
-        self._resource = tokenizer._sentence_piece  # what a SavedModel must take with it
-        self._tokenize, self._detokenize = tokenizer._tokenize_tf, tokenizer._detokenize_tf
+        self._model = tf_text.SentencepieceTokenizer(tokenizer.proto, out_type=tf.int32)
+        # Fairseq put its own special tokens first: its id is the model's and one more, and unknown is 3.
+        self._is_fairseq = isinstance(tokenizer, keras_hub.tokenizers.XLMRobertaTokenizer)
         self.vocabulary_size = tokenizer.vocabulary_size()
         written = [piece.replace("\u2581", " ") for piece in tokenizer.get_vocabulary()]
         special = _special_ids(tokenizer)
@@ -55,13 +56,15 @@ class SentencePieceEncoder(tf.Module):
 
     def encode(self, text) -> tf.RaggedTensor:
         """string `[B]`, any bytes -> int32 `[B, (n)]`."""
-        return tf.cast(self._tokenize(sanitise(text)), tf.int32)
+        ids = self._model.tokenize(sanitise(text))
+        return tf.where(ids == 0, 3, ids + 1) if self._is_fairseq else ids
 
     def decode(self, ids) -> tf.Tensor:
         """int32 `[B, T]` -> string `[B]`; special ids, and ids outside the vocabulary, vanish."""
         ids = ids if isinstance(ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(ids)
         speaks = ids.with_values(tf.gather(self._speaks, self._known(ids.values)))
-        return sanitise(self._detokenize(tf.ragged.boolean_mask(ids, speaks)))
+        ids = tf.ragged.boolean_mask(ids, speaks)
+        return sanitise(self._model.detokenize(ids - 1 if self._is_fairseq else ids))
 
     def pieces(self, ids):
         """The text of each id, with a space where it begins a word: int32 `[...]` -> string `[...]`."""
@@ -160,7 +163,7 @@ def splitting_of(name: str, folder: Path) -> Splitting:
 
 def _special_ids(tokenizer) -> set[int]:
     """Ids that are no text: those KerasHub names, and all that it keeps whole."""
-    ids = set(tokenizer.special_token_ids)
+    ids = {*tokenizer.special_token_ids, getattr(tokenizer, "mask_token_id", None)} - {None}
     vocabulary = getattr(tokenizer, "vocabulary", None)
     if isinstance(vocabulary, dict):
         ids.update(vocabulary[token] for token in tokenizer.unsplittable_tokens or () if token in vocabulary)

@@ -23,6 +23,7 @@ KINDS = {
 }
 # Arguments of `_build_cache` that text alone can answer; a family with others decodes in a way of its own.
 CACHE_ARGUMENTS = {"token_ids", "padding_mask", "img_embeddings", "vision_mask", "vision_indices"}
+TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")  # what instructed models end an answer with
 LONGEST = 512  # ids of a text, where nothing says otherwise
 LONGEST_ANSWER = 64
 
@@ -79,8 +80,10 @@ def _writer(folder, kind, config, model, preprocessor, tokenizer, limit, longest
             f"--max-answer-length must be at least 1 and at most {room}, for which this model has room. Received: {longest}."
         )
     encoder = make_encoder(tokenizer, folder)
-    ends = [tokenizer.end_token_id, getattr(tokenizer, "end_token2_id", None)]
-    ends = list(dict.fromkeys(end for end in ends + _more_ends(folder) if end is not None))
+    ends = [tokenizer.end_token_id, getattr(tokenizer, "end_token2_id", None), *_more_ends(folder)]
+    vocabulary = set(tokenizer.get_vocabulary())
+    ends += [tokenizer.token_to_id(token) for token in TURN_ENDS if token in vocabulary]
+    ends = list(dict.fromkeys(end for end in ends if end is not None))
     if kind == "causal_lm":
         unknown = set(inspect.signature(model._build_cache).parameters) - CACHE_ARGUMENTS
         if unknown:
@@ -88,9 +91,8 @@ def _writer(folder, kind, config, model, preprocessor, tokenizer, limit, longest
                 f"A CausalLM's cache must be made of text alone. Received: {type(model).__name__}, which wants "
                 f"{', '.join(sorted(unknown))}. Export a model of another family."
             )
-        start = (
-            [tokenizer.start_token_id] if preprocessor.add_start_token and tokenizer.start_token_id is not None else []
-        )
+        # As KerasHub's generate does, which gives no ear to the preprocessor's add_start_token.
+        start = _ids(tokenizer.start_token_id)
         return CausalLM(encoder, model, (start, []), tokenizer.pad_token_id, ends, limit - longest, longest)
     frame = (_ids(preprocessor.encoder_packer.start_value), _ids(preprocessor.encoder_packer.end_value))
     return Seq2SeqLM(encoder, model, frame, tokenizer.pad_token_id, ends, limit, longest, starts=starts)

@@ -63,10 +63,10 @@ class Writing(Generating, Answering):
         }
 
     def _ends_as_one(self, logits):
-        """Several ends are one for the loop: the first has the logit of the most probable, the others none."""
+        """Several ends are one for the loop: the first has the probability of all, the others none."""
         if len(self.end_ids) == 1:
             return logits
-        ends = tf.reduce_max(tf.gather(logits, self.end_ids, axis=1), 1, keepdims=True)
+        ends = tf.reduce_logsumexp(tf.gather(logits, self.end_ids, axis=1), 1, keepdims=True)
         ids = tf.range(tf.shape(logits)[1])
         others = tf.reduce_any(ids[:, None] == tf.constant(self.end_ids[1:]), 1)
         return tf.where(others, FORBIDDEN, tf.where(ids == self.end_ids[0], ends, logits))
