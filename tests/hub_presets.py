@@ -78,33 +78,35 @@ def sentence_pieces(**special):
     return model.getvalue()
 
 
-LLAMA = {"num_layers": 2, "num_query_heads": 2, "num_key_value_heads": 1, "hidden_dim": 8, "intermediate_dim": 16}
-CLASSIC = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 32}
+LLAMA = {"num_layers": 1, "num_query_heads": 2, "num_key_value_heads": 1, "hidden_dim": 8, "intermediate_dim": 16}
+CLASSIC = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 32}
 ROBERTA = ["<s>", "<pad>", "</s>", "<mask>"]
 
 
 def bert(task="TextEmbedder", **options):
     tokenizer = models.BertTokenizer(word_pieces(), lowercase=True)
-    return _joined("Bert", task, tokenizer, {**CLASSIC, "num_layers": 1}, **options)
+    return _joined("Bert", task, tokenizer, CLASSIC, **options)
 
 
 def distil_bert(task="TextClassifier", **options):
     tokenizer = models.DistilBertTokenizer(word_pieces(), lowercase=True)
-    return _joined("DistilBert", task, tokenizer, {**CLASSIC, "num_layers": 1}, **options)
+    return _joined("DistilBert", task, tokenizer, CLASSIC, **options)
 
 
 def roberta(task="MaskedLM", **options):
     tokenizer = models.RobertaTokenizer(**byte_pair("gpt2", ROBERTA))
-    return _joined("Roberta", task, tokenizer, {**CLASSIC, "num_layers": 1}, **options)
+    return _joined("Roberta", task, tokenizer, CLASSIC, **options)
 
 
 def gpt2():
-    return _joined("GPT2", "CausalLM", models.GPT2Tokenizer(**byte_pair("gpt2", ["<|endoftext|>"])), CLASSIC)
+    return _joined(
+        "GPT2", "CausalLM", models.GPT2Tokenizer(**byte_pair("gpt2", ["<|endoftext|>"])), {**CLASSIC, "num_layers": 2}
+    )
 
 
 def bart():
     tokenizer = models.BartTokenizer(**byte_pair("gpt2", ROBERTA))
-    return _joined("Bart", "Seq2SeqLM", tokenizer, CLASSIC)
+    return _joined("Bart", "Seq2SeqLM", tokenizer, {**CLASSIC, "num_layers": 2})
 
 
 def t5():

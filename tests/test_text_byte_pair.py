@@ -65,7 +65,7 @@ def pair(request):
     return encoder, encode, theirs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(texts, min_size=1, max_size=8))
 @example(PIECES)
 @example(
@@ -82,7 +82,7 @@ def test_ids_are_those_of_hugging_face(pair, batch):
     assert encode(batch).to_list() == wanted
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 419), max_size=20))
 def test_text_is_that_of_hugging_face(pair, ids):
     encoder, _, theirs = pair
@@ -104,7 +104,7 @@ def test_round_trip_but_for_what_is_no_text(pair):
 def test_very_long_words(pair):
     """As long as in the export's proof, where every merge is in one word."""
     _, encode, theirs = pair
-    for word in ("a" * 100_000, "什么是语言模型" * 5_000, "languagemodel" * 3_000 + "token"):
+    for word in ("a" * 100_000, "什么是语言模型" * 3_000):
         assert encode([word]).to_list() == [theirs.encode(word, add_special_tokens=False).ids]
 
 
