@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # JAX compiles nearly every operation of these tests anew, so they run without the compiler's optimisations: a quarter faster.
 JAX_TESTS := $(wildcard tests/test_layers_*.py tests/test_models_*.py tests/test_decode.py \
-	tests/test_generation_beam.py tests/test_generation_logits.py tests/test_generation_sampling.py)
+	tests/test_generation_beam.py tests/test_generation_forced.py tests/test_generation_logits.py tests/test_generation_sampling.py)
 
 .PHONY: demo test lint format bench clean-venv
 

@@ -17,7 +17,7 @@ class Arguments:
     source: tyro.conf.Positional[str]
     """Directory of a run, or a server's model: http://127.0.0.1:8501/v1/models/reader"""
     question: tyro.conf.Positional[str]
-    """The question."""
+    """The question; for a served model with one input, its text."""
     context: str | None = None
     """Where a reader looks for the answer."""
     context_file: Path | None = None

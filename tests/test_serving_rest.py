@@ -1152,12 +1152,22 @@ def test_ask_without_a_server():
         ask("127.0.0.1:8501/v1/models/reader", {"question": "a"})
 
 
-def test_ask_something_else_than_a_question_answerer(saved, tmp_path):
+def test_ask_a_model_with_one_input_and_one_output(tmp_path):
+    """Its input gets the question whatever it is called, and its output has its name, although the protocol drops it."""
     module = tf.Module()
     module.echo = tf.function(lambda text: {"echo": text}, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    module.two = tf.function(
+        lambda text: {"numbers": tf.tile([[0.5, 2.0]], [tf.shape(text)[0], 1])},
+        input_signature=[tf.TensorSpec([None], tf.string, "text")],
+    )
     tf.saved_model.save(module, str(tmp_path / "echo" / "1"), signatures={"serving_default": module.echo})
-    with Server(tmp_path, port=0) as server, pytest.raises(UserError, match="must be a model that answers questions"):
-        ask(f"{server.url}/v1/models/echo", {"text": "a"})
+    tf.saved_model.save(module, str(tmp_path / "two" / "1"), signatures={"serving_default": module.two})
+    with Server(tmp_path, port=0) as server:
+        for name in ("text", "question"):
+            assert ask(f"{server.url}/v1/models/echo", {name: "谁？"}) == {"echo": "谁？"}
+        assert ask(f"{server.url}/v1/models/two", {"question": "a"}) == {"numbers": [0.5, 2.0]}
+        with pytest.raises(UserError, match="400 from .*two"):
+            ask(f"{server.url}/v1/models/two", {"question": "a", "context": "b"})
 
 
 # The script

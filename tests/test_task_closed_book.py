@@ -8,7 +8,7 @@ from keras_llm.config import make_config
 from keras_llm.export.saved_model import ask_of
 from keras_llm.generation.decode import greedy
 from keras_llm.tasks import make_task
-from keras_llm.tasks.closed_book import _cut
+from keras_llm.tasks.generating import cut
 from keras_llm.text import TOKENIZERS
 
 QUESTIONS = ["谁提出了注意力机制？", "When was the LSTM introduced?", "", "🙂"]
@@ -128,7 +128,7 @@ def test_minimum_length_and_stop_strings(task):
 
 
 @pytest.mark.parametrize(
-    ("text", "stop", "cut"),
+    ("text", "stop", "left"),
     [
         ("一句。二句。", "。", "一句"),
         ("a.b.c", ".", "a"),
@@ -140,9 +140,9 @@ def test_minimum_length_and_stop_strings(task):
         ("", "a", ""),
     ],
 )
-def test_cut(text, stop, cut):
-    found = _cut(tf.constant([text, "other"]), tf.constant([stop, ""]))
-    assert [value.decode() for value in found.numpy()] == [cut, "other"]
+def test_cut(text, stop, left):
+    found = cut(tf.constant([text, "other"]), tf.constant([stop, ""]))
+    assert [value.decode() for value in found.numpy()] == [left, "other"]
 
 
 def test_an_empty_batch_has_an_empty_answer(task):

@@ -38,6 +38,7 @@ NAMES = (
 WRITTEN = "Written anew at each export by scripts/export.py; take this line away to keep changes of your own."
 # MiB: the server itself, and each model once more while a new version of it is being loaded.
 SERVER_MEMORY, MEMORY_STEP = 1024, 256
+MOST_SHOWN = 8  # numbers of a vector in README.md
 
 
 class _Template(Template):
@@ -150,10 +151,22 @@ def _examples(name, model):
         if not head:
             forms.append({"inputs": {key: [value] for key, value in request.items()}})
         commands = "\n".join(f"curl {url} -d {shlex.quote(json.dumps(form, ensure_ascii=False))}" for form in forms)
-        answer = json.dumps({"predictions": [facts["example"]["answer"]]}, ensure_ascii=False)
+        answer = json.dumps({"predictions": [_shown(facts["example"]["answer"])]}, ensure_ascii=False)
         what = f"signature `{signature}`" if head else "a list of requests, then columns"
         parts.append(f"\n`{name}`, {what}:\n\n```\n{commands}\n```\n\nThe first one answers `{answer}`.\n")
     return "".join(parts)
+
+
+def _shown(answer):
+    """An answer as TF Serving writes it, a single output without its name; of a vector only where it begins."""
+    if len(answer) == 1:
+        (answer,) = answer.values()
+        return _short(answer)
+    return {name: _short(value) for name, value in answer.items()}
+
+
+def _short(value):
+    return [*value[:MOST_SHOWN], "..."] if isinstance(value, list) and len(value) > MOST_SHOWN else value
 
 
 def _lite(names):

@@ -1,4 +1,4 @@
-"""From a run to what is deployed: the SavedModel with its proof, a TFLite file, and what starts a server on them."""
+"""From a run or a preset to what is deployed: the SavedModel with its proof, a TFLite file, and what starts a server on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from keras_llm import files
 from keras_llm.data.bundled import bundled
+from keras_llm.data.documents import existing, read_text
+from keras_llm.data.readers import read_squad
 from keras_llm.export import deployment, gates
 from keras_llm.export.lite import export_lite
 from keras_llm.export.saved_model import export_task
@@ -37,9 +39,67 @@ def export_run(
     """
     task = load(run_dir)
     records, _ = task.read(list(data) or bundled("dev"))
-    step = max(len(records) // COMPARED, 1)
-    records = records[::step][:COMPARED]
+    records = _spread(records, COMPARED)
     target = export_task(task, directory, records, server)
+    yield from _proven(target, server)
+    if lite:
+        report = export_lite(task, Path(directory) / "lite", records)
+        files.write_json(Path(directory) / "lite" / "report.json", report)
+        yield (
+            f"{Path(directory) / 'lite' / report['file']}: {report['size_bytes'] / 1e6:.1f} MB, "
+            f"{report['compared']} results equal to TensorFlow's, {report['milliseconds']:.0f} ms each"
+        )
+    yield from _deployable(target.parent.parent)
+
+
+def export_hub(
+    folder: str | Path,
+    directory: str | Path,
+    data: Sequence[Path] = (),
+    server: str = gates.DEFAULT_SERVER,
+    kind: str | None = None,
+    max_length: int | None = None,
+    max_answer_length: int | None = None,
+) -> Iterator[str]:
+    """Exports a KerasHub preset or a Hugging Face checkpoint as `export_run` exports a run; yields lines to print.
+
+    Args:
+        folder: the preset's or checkpoint's directory.
+        directory, server: as for `export_run`.
+        data: UTF-8 files with texts for the proof, one a line; default: the bundled questions and paragraphs.
+        kind, max_length, max_answer_length: see `keras_llm.hub.preset.open_preset`.
+
+    Raises:
+        UserError: the folder holds nothing that can be exported, a gate is shut, or an answer differs.
+    """
+    from keras_llm.hub.preset import open_preset  # KerasHub takes seconds to import
+
+    task = open_preset(folder, kind, max_length, max_answer_length)
+    longest = f", answers of at most {task.longest}" if hasattr(task, "longest") else ""
+    yield f"{folder}: {type(task.model).__name__} as {task.kind}, texts of at most {task.limit} ids{longest}"
+    texts = list(_lines(data)) if data else _bundled_texts()
+    records = [{"text": task.example(text)} for text in _spread(texts, COMPARED // 3)]
+    target = export_task(task, directory, records, server)
+    yield from _proven(target, server)
+    yield from _deployable(target.parent.parent)
+
+
+def _spread(records: list, count: int) -> list:
+    """So many of them, from all parts of the list."""
+    return records[:: max(len(records) // count, 1)][:count]
+
+
+def _lines(paths):
+    for path in existing(paths):
+        yield from (line for line in read_text(path).splitlines() if line.strip())
+
+
+def _bundled_texts():
+    records, _ = read_squad(bundled("dev"))
+    return list(dict.fromkeys(record[name] for record in records for name in ("question", "context")))
+
+
+def _proven(target, server):
     report = json.loads((target / "report.json").read_text(encoding="utf-8"))
     yield (
         f"{target}: {report['size_bytes'] / 1e6:.1f} MB for server {server}, {report['compared']} answers of "
@@ -48,14 +108,10 @@ def export_run(
     for name, facts in report["consumers"].items():
         done = facts if isinstance(facts, str) else f"equal to Python's here, {facts['seconds']} s"
         yield f"  {name}: {done}"
-    if lite:
-        report = export_lite(task, Path(directory) / "lite", records)
-        files.write_json(Path(directory) / "lite" / "report.json", report)
-        yield (
-            f"{Path(directory) / 'lite' / report['file']}: {report['size_bytes'] / 1e6:.1f} MB, "
-            f"{report['compared']} results equal to TensorFlow's, {report['milliseconds']:.0f} ms each"
-        )
-    written, kept = deployment.write(target.parent.parent)
-    yield f"{target.parent.parent}: {', '.join(written)}"
+
+
+def _deployable(directory):
+    written, kept = deployment.write(directory)
+    yield f"{directory}: {', '.join(written)}"
     if kept:
         yield f"  left as they are, since they are not ours: {', '.join(kept)}"

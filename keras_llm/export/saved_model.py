@@ -54,7 +54,7 @@ def export_task(task, directory: str | Path, records: Sequence[dict], server: st
     try:
         save(task, beside)
         ops = gates.check(beside, server)
-        report = {"model": name, "kind": task.config.kind, "server": server, "signatures": _signatures(task, records)}
+        report = {"model": name, "kind": task.kind, "server": server, "signatures": _signatures(task, records)}
         report |= compare(ask_of(task), task.signatures["serving_default"], beside, records, server)
         report["other_signatures"] = {
             signature: compare(ask_of(task, signature), task.signatures[signature], beside, records, server, signature)

@@ -90,20 +90,30 @@ def _largest_difference(answers, expected, requests, batches, tolerance, consume
         for place, i in enumerate(batch):
             for name, want in expected[i].items():
                 got = columns[name][place] if name in columns else None
-                if got is not None and isinstance(want, float | np.floating | np.ndarray):
-                    difference = float(np.max(np.abs(got - want), initial=0.0))
-                    largest = max(largest, difference)
-                    same = difference <= tolerance  # False for NaN
-                else:
-                    same = got == (want.encode() if isinstance(want, str) else want)
-                if not same:
+                difference = _difference(got, want)
+                if not difference <= tolerance:  # NaN, too
                     shown = got.decode("utf-8", "replace") if isinstance(got, bytes) else got
                     request = {k: v[:80] if isinstance(v, bytes) else v for k, v in requests[i].items()}
                     raise UserError(
                         f"An export must answer as Python does. Received from the {consumer} consumer: {name}={shown!r} "
                         f"instead of {want!r} for {request} in a batch of {len(batch)}."
                     )
+                largest = max(largest, difference)
     return largest
+
+
+def _difference(got, want) -> float:
+    """How far an output is from what is wanted: floats by a number (the largest of a list), others by 0 or infinity."""
+    if got is None:
+        return np.inf
+    if isinstance(want, list | np.ndarray):
+        if len(got) != len(want):
+            return np.inf
+        # np.max keeps a NaN, which Python's max would lose.
+        return float(np.max([_difference(part, wanted) for part, wanted in zip(got, want, strict=True)], initial=0.0))
+    if isinstance(want, float | np.floating):
+        return abs(float(got) - float(want))
+    return 0.0 if got == (want.encode() if isinstance(want, str) else want) else np.inf
 
 
 def _text(value):

@@ -25,6 +25,7 @@ def beam_search(
     length_penalty=1.0,
     num_results=1,
     rules=None,
+    forced=None,
 ):
     """Keeps the `num_beams` most probable beginnings and finds the texts with the best score
 
@@ -41,6 +42,7 @@ def beam_search(
         length_penalty: > 0 favours long texts, < 0 short ones; 0.0 compares plain log-probabilities. Number, scalar or [B].
         num_results: N, at most K, a Python int.
         rules: `Rules`; as in Hugging Face they change the log-probabilities, which are not normalised again.
+        forced: as for `greedy`.
 
     Returns:
         ids: int32 [B, N, T], best first, without `end_id`, then `pad_id`.
@@ -70,33 +72,48 @@ def beam_search(
     first_row = ops.expand_dims(ops.arange(batch), 1)  # [B, 1]
     varies = {}
 
-    def score(sums, length):
-        return sums / ops.power(ops.cast(length, "float32"), length_penalty)
+    turns = max_length if forced is None else max_length + forced.turns
 
-    def can_improve(position, sums, scores):
+    def place_of(turn):
+        """Where a row's own token of this turn stands: scalar, or [B, 1] where some rows are forced."""
+        return turn if forced is None else ops.expand_dims(forced.place(turn), 1)
+
+    def score(sums, length):
+        return sums / ops.power(ops.cast(ops.maximum(length, 1), "float32"), length_penalty)
+
+    def can_improve(turn, sums, scores):
+        position = place_of(turn)
         # A sum only falls. Long texts are favoured by a penalty above 0, and the next length by one below.
         longest = ops.where(length_penalty > 0, ops.cast(limit, "float32"), ops.cast(position + 1, "float32"))
-        bound = score(sums[:, :1], ops.maximum(longest, 1.0))  # the sums are sorted
+        bound = score(sums[:, :1], longest)  # the sums are sorted
         alive = sums[:, :1] > DEAD
         return ops.logical_and(ops.logical_and(alive, bound > scores[:, -1:]), position < limit)  # [B, 1]
 
-    def unfinished(position, ids, sums, tokens, state, open_, found, scores):
-        return ops.logical_and(position < max_length, ops.any(open_))
+    def unfinished(turn, ids, sums, tokens, state, open_, found, scores):
+        return ops.logical_and(turn < turns, ops.any(open_))
 
-    def body(position, ids, sums, tokens, state, open_, found, scores):
+    def body(turn, ids, sums, tokens, state, open_, found, scores):
         logits, after = step(ops.reshape(ids, (-1,)), state)
         log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)  # [B K, V]
         flat = ops.reshape(tokens, (-1, max_length))
-        log_probs = beam_rules(log_probs, flat, position, end_id, pad_id)
+        position = place_of(turn)
+        each = position if forced is None else ops.reshape(ops.repeat(position, beams, axis=1), (-1,))
+        log_probs = beam_rules(log_probs, flat, each, end_id, pad_id)
         size = ops.shape(log_probs)[1]
+        if forced is not None:
+            # A certain token: the one beam that lives goes on with it, at no cost.
+            is_token = ops.arange(size) == ops.expand_dims(ops.repeat(forced.token(turn), beams), 1)
+            log_probs = ops.where(ops.expand_dims(each >= 0, 1), log_probs, ops.where(is_token, 0.0, FORBIDDEN))
         # Of 2 K continuations at most K end, so K are left to go on with.
         sums = ops.reshape(ops.reshape(sums, (-1, 1)) + log_probs, (-1, beams * size))
         sums, places = ops.top_k(sums, wide)  # [B, 2 K]
         places = ops.cast(places, "int32")
         beam, ids = places // size, places % size
         ends = ids == end_id
+        if forced is not None:
+            ends = ops.logical_and(ends, position >= 0)
         tokens = _pick(tokens, beam)  # [B, 2 K, T]
-        here = columns == position
+        here = columns == (position if forced is None else ops.expand_dims(position, 2))
         tokens = ops.where(here, ops.expand_dims(ops.where(ends, pad_id, ids), 2), tokens)
 
         # Texts that end here compete with those found before; where the room ends, all do.
@@ -112,10 +129,10 @@ def beam_search(
         ids, tokens = _choose(ids, going), _pick(tokens, going)
         rows = ops.reshape(first_row * beams + _choose(beam, going), (-1,))
         state = _reorder(state, after, rows, varies)
-        open_ = ops.logical_and(open_, can_improve(position + 1, sums, scores))
-        return position + 1, ids, sums, tokens, state, open_, found, scores
+        open_ = ops.logical_and(open_, can_improve(turn + 1, sums, scores))
+        return turn + 1, ids, sums, tokens, state, open_, found, scores
 
-    position = ops.zeros((), "int32")
+    turn = ops.zeros((), "int32")
     rows = ops.reshape(first_row + ops.zeros((1, beams), "int32"), (-1,))
     # All beams begin alike: one of them lives, or the same text would be found K times.
     sums = ops.where(ops.arange(beams) == 0, 0.0, FORBIDDEN) + ops.zeros((batch, 1))
@@ -124,12 +141,12 @@ def beam_search(
         unfinished,
         body,
         (
-            position,
+            turn,
             ops.expand_dims(start_ids, 1) + ops.zeros((1, beams), "int32"),
             sums,
             ops.full((batch, beams, max_length), pad_id, "int32"),
             keras.tree.map_structure(lambda x: _take(x, rows), state),
-            can_improve(position, sums, scores),
+            can_improve(turn, sums, scores),
             ops.full((batch, num_results, max_length), pad_id, "int32"),
             scores,
         ),

@@ -1,7 +1,7 @@
 """Decoding: one loop over `step(ids, state)` that knows no model, and two ways to choose a token in it.
 
 A chooser is a function (logits float32 [B, V], tokens int32 [B, T], position) -> (ids int32 [B], log_probs float32 [B]),
-where `tokens` holds what has been chosen before.
+where `tokens` holds what has been chosen before. The position is a scalar, or [B] where prompts differ in length.
 
 Shapes: B batch, V vocabulary, P prompt length, T the greatest length.
 """
@@ -11,11 +11,11 @@ import math
 from keras import ops
 
 from keras_llm.generation.filters import apply_temperature, keep_min_p, keep_top_k, keep_top_p
-from keras_llm.generation.logits import Rules, check, is_off
+from keras_llm.generation.logits import Rules, check, column, is_off
 from keras_llm.generation.noise import uniforms
 
 
-def greedy(step, start_ids, state, end_id, pad_id, max_length, rules=None):
+def greedy(step, start_ids, state, end_id, pad_id, max_length, rules=None, forced=None):
     """Takes the most probable token again and again, until every row has ended or has `max_length` tokens.
 
     Args:
@@ -26,6 +26,7 @@ def greedy(step, start_ids, state, end_id, pad_id, max_length, rules=None):
         pad_id: fills a row after its end.
         max_length: T, a Python int.
         rules: `Rules` that the text obeys; None: none.
+        forced: `Forced` tokens that come first; None: none.
 
     Returns:
         ids: int32 [B, T], without `end_id`.
@@ -40,7 +41,7 @@ def greedy(step, start_ids, state, end_id, pad_id, max_length, rules=None):
     [[3, 2, 0, 0]]
     """
     choose = greedy_chooser(end_id, pad_id, rules)
-    return decode(choose, step, start_ids, state, end_id, pad_id, max_length, rules)
+    return decode(choose, step, start_ids, state, end_id, pad_id, max_length, rules, forced)
 
 
 def sample(
@@ -56,6 +57,7 @@ def sample(
     top_p=1.0,
     min_p=0.0,
     rules=None,
+    forced=None,
 ):
     """Draws each token from the model's distribution, after the rules and the filters.
 
@@ -63,7 +65,7 @@ def sample(
     two rows with equal inputs and equal seeds get equal texts. For several texts from one prompt give each row its seed.
 
     Args:
-        step, start_ids, state, end_id, pad_id, max_length, rules: as for `greedy`.
+        step, start_ids, state, end_id, pad_id, max_length, rules, forced: as for `greedy`.
         seed: int, a number or scalar for all rows, or [B].
         temperature: number, scalar or [B]; 0 is greedy.
         top_k: so many most probable tokens are kept; 0 keeps all. Number, scalar or [B].
@@ -83,26 +85,26 @@ def sample(
     {2, 3}
     """
     choose = sampling_chooser(end_id, pad_id, max_length, seed, temperature, top_k, top_p, min_p, rules)
-    return decode(choose, step, start_ids, state, end_id, pad_id, max_length, rules)
+    return decode(choose, step, start_ids, state, end_id, pad_id, max_length, rules, forced)
 
 
-def decode(choose, step, start_ids, state, end_id, pad_id, max_length, rules=None):
+def decode(choose, step, start_ids, state, end_id, pad_id, max_length, rules=None, forced=None):
     """The loop: step, choose, until every row has ended.
 
     Args:
         choose: a chooser, see above; `greedy_chooser` and `sampling_chooser` make them.
-        step, start_ids, state, end_id, pad_id, max_length: as for `greedy`.
+        step, start_ids, state, end_id, pad_id, max_length, forced: as for `greedy`.
         rules: only their `max_length` is used here.
 
     Returns:
         ids and log_probs as from `greedy`.
     """
-    first, unfinished, body = loop(choose, step, start_ids, state, end_id, pad_id, max_length, rules)
+    first, unfinished, body = loop(choose, step, start_ids, state, end_id, pad_id, max_length, rules, forced)
     _, _, _, _, tokens, scores = ops.while_loop(unfinished, body, first)
     return tokens, scores
 
 
-def loop(choose, step, start_ids, state, end_id, pad_id, max_length, rules=None):
+def loop(choose, step, start_ids, state, end_id, pad_id, max_length, rules=None, forced=None):
     """The parts of `decode`'s loop: what it begins with, whether it goes on, and one turn of it.
 
     The variables are (position, ids [B], ended [B], state, tokens [B, T], log_probs [B, T]).
@@ -111,21 +113,28 @@ def loop(choose, step, start_ids, state, end_id, pad_id, max_length, rules=None)
     batch = ops.shape(start_ids)[0]
     columns = ops.arange(max_length)
     limit = None if rules is None or rules.max_length is None else ops.cast(rules.max_length, "int32")
+    turns = max_length if forced is None else max_length + forced.turns
 
     def unfinished(position, ids, ended, state, tokens, scores):
-        return ops.logical_and(position < max_length, ops.logical_not(ops.all(ended)))
+        return ops.logical_and(position < turns, ops.logical_not(ops.all(ended)))
 
     def body(position, ids, ended, state, tokens, scores):
         logits, state = step(ids, state)
-        ids, score = choose(ops.cast(logits, "float32"), tokens, position)
+        place = position if forced is None else forced.place(position)
+        ids, score = choose(ops.cast(logits, "float32"), tokens, place)
+        ends = ids == end_id
+        if forced is not None:
+            ends = ops.logical_and(ends, place >= 0)
         score = ops.where(ended, 0.0, score)
-        ended = ops.logical_or(ended, ids == end_id)
+        ended = ops.logical_or(ended, ends)
         ids = ops.where(ended, pad_id, ids)
-        here = columns == position
+        here = columns == column(place, "int32")  # nowhere while a row is forced
         tokens = ops.where(here, ids[:, None], tokens)
         scores = ops.where(here, score[:, None], scores)
         if limit is not None:
-            ended = ops.logical_or(ended, position + 1 >= limit)
+            ended = ops.logical_or(ended, place + 1 >= limit)
+        if forced is not None:
+            ids = ops.where(place >= 0, ids, forced.token(position))
         return position + 1, ids, ended, state, tokens, scores
 
     ended = ops.zeros((batch,), "bool")
@@ -174,7 +183,8 @@ def sampling_chooser(end_id, pad_id, max_length, seed, temperature=1.0, top_k=0,
             scores = keep_top_p(scores, top_p)
         if not is_off(min_p, 0.0):
             scores = keep_min_p(scores, min_p)
-        ids = draw(scores, ops.take(numbers, position, axis=1))
+        here = ops.arange(max_length) == column(position, "int32")
+        ids = draw(scores, ops.sum(ops.where(here, numbers, 0.0), axis=1))
         if hasattr(temperature, "shape"):  # a tensor: may be 0
             ids = ops.where(ops.cast(temperature, "float32") > 0, ids, best(allowed)[0])
         return ids, log_probability(logits, ids)

@@ -58,7 +58,7 @@ class Rules:
         Args:
             logits: float32 [B, V].
             tokens: int32 [B, T], what has been generated: `position` tokens, then `pad_id`.
-            position: int scalar.
+            position: int scalar, or [B] where rows are at different places.
             end_id: the token that ends a row.
             pad_id: where there is no token.
 
@@ -135,7 +135,7 @@ def forbid_repeated_ngrams(logits, tokens, count, pad_id, size):
     Args:
         logits: float32 [B, V].
         tokens: int32 [B, L]; the last token of each row is at `count` - 1.
-        count: int scalar.
+        count: int scalar or [B].
         pad_id: where there is no token; a run over it is none.
         size: length of the runs; 1 forbids all used tokens, 0 forbids nothing.
 
@@ -150,14 +150,14 @@ def forbid_repeated_ngrams(logits, tokens, count, pad_id, size):
 
     Reference: Paulus et al. 2017, https://arxiv.org/abs/1705.04304, section 2.5.
     """
-    size = column(size, "int32")
+    size, count = column(size, "int32"), column(count, "int32")
     places = ops.arange(ops.shape(tokens)[1])
     # Does the run of size - 1 tokens before each place equal the row's last size - 1 tokens? One token a turn.
     longest = ops.max(size, initial=0)
 
     def compare(back, same):
         before = ops.take(tokens, ops.maximum(places - back, 0), axis=1)  # [B, L]
-        last = ops.take(tokens, ops.reshape(ops.maximum(count - back, 0), (1,)), axis=1)  # [B, 1]
+        last = ops.sum(ops.where(places == count - back, tokens, 0), axis=1, keepdims=True)  # [B, 1]
         equal = (before == last) & (last != pad_id) & (places >= back) & (count >= back)
         return back + 1, same & (equal | (back >= size))
 
@@ -180,7 +180,7 @@ def forbid(logits, ids):
 
 
 def forbid_end(logits, position, end_id, min_length):
-    """Forbids the end while a row has fewer than `min_length` tokens: logits [B, V], position int scalar -> [B, V].
+    """Forbids the end while a row has fewer than `min_length` tokens: logits [B, V], position int scalar or [B] -> [B, V].
 
     Example:
 
@@ -188,7 +188,9 @@ def forbid_end(logits, position, end_id, min_length):
     [[1.0, -1e30]]
     """
     is_end = ops.arange(ops.shape(logits)[1]) == end_id
-    return ops.where(ops.logical_and(is_end, position < column(min_length, "int32")), FORBIDDEN, logits)
+    return ops.where(
+        ops.logical_and(is_end, column(position, "int32") < column(min_length, "int32")), FORBIDDEN, logits
+    )
 
 
 def column(value, dtype):

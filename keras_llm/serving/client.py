@@ -19,7 +19,8 @@ def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
 
     Args:
         url: of the model: http://HOST:PORT/v1/models/NAME, perhaps with /versions/N or /labels/LABEL.
-        inputs: the strings its signature wants: {"question": ..., "context": ...} or {"question": ...}.
+        inputs: the strings its signature wants: {"question": ..., "context": ...} or {"question": ...}. A single one goes
+            to a model's only input, whatever that is called.
         timeout: seconds until the server counts as unreachable.
 
     Returns:
@@ -33,30 +34,60 @@ def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
     >>> ask("http://127.0.0.1:8501/v1/models/reader", {"question": "Who?", "context": "Ann wrote it."})["answer"]
     'Ann'
     """
-    request = urllib.request.Request(
-        _predict_url(url),
-        data=json.dumps({"instances": [dict(inputs)]}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
+    address = _predict_url(url)
+    try:
+        body = _send(address, url, timeout, {"instances": [dict(inputs)]})
+    except _RefusedError as refused:
+        # A model that is asked with one string has it under its own name.
+        names = _names(address, url, timeout, "inputs") if len(inputs) == 1 else []
+        if len(names) != 1 or names[0] in inputs:
+            raise UserError(str(refused)) from None
+        try:
+            (text,) = inputs.values()
+            body = _send(address, url, timeout, {"instances": [{names[0]: text}]})
+        except _RefusedError as again:
+            raise UserError(str(again)) from None
+    try:
+        (answer,) = json.loads(body.decode("utf-8", "replace"))["predictions"]
+    except (ValueError, KeyError, TypeError):
+        answer = None
+    if answer is not None and not isinstance(answer, dict):  # of a single output only the value is sent
+        names = _names(address, url, timeout, "outputs")
+        answer = {names[0]: answer} if len(names) == 1 else None
+    if not isinstance(answer, dict):
+        shown = body[:200].decode("utf-8", "replace")
+        raise UserError(f"{url} must be a model that answers questions. Received: {shown!r}.")
+    return answer
+
+
+class _RefusedError(Exception):
+    """The server answered with an error; the message shows it."""
+
+
+def _send(address, url, timeout, content=None) -> bytes:
+    """The server's answer to a GET, or to a POST of `content`."""
+    data = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})
     try:
         with _opener(request.host).open(request, timeout=timeout) as response:
-            body = response.read()
+            return response.read()
     except urllib.error.HTTPError as error:
         text = _error_text(error.read()) or error.reason
-        raise UserError(f"The server could not answer. Received: {error.code} from {url}: {text}") from None
+        raise _RefusedError(f"The server could not answer. Received: {error.code} from {url}: {text}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"A server must be running at {url}. Received: {reason}. Start one: python scripts/serve.py exported"
         ) from None
+
+
+def _names(address, url, timeout, side) -> list[str]:
+    """Names of the default signature's inputs or outputs; none if the server does not tell."""
     try:
-        (answer,) = json.loads(body.decode("utf-8", "replace"))["predictions"]
-    except (ValueError, KeyError, TypeError):
-        answer = None
-    if not isinstance(answer, dict):
-        shown = body[:200].decode("utf-8", "replace")
-        raise UserError(f"{url} must be a model that answers questions. Received: {shown!r}.")
-    return answer
+        body = _send(address.removesuffix(":predict") + "/metadata", url, timeout)
+        return sorted(json.loads(body)["metadata"]["signature_def"]["signature_def"]["serving_default"][side])
+    except (_RefusedError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _predict_url(url: str) -> str:

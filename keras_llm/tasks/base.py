@@ -43,90 +43,33 @@ class Signature:
         return {name: strings[name] for name in self.texts} | chosen
 
 
-class Task:
-    """Strings in, strings out, through one tokenizer and one model.
-
-    Subclasses give `inputs`, `monitor`, `prepare`, `split`, `answer` and `evaluate`; `answer` is the one path that
-    `ask`, `evaluate` and the export share.
-
-    Args:
-        config: every setting of the run.
-        tokenizer: turns text into ids; None for training from prepared arrays on a machine without TensorFlow.
-        vocabulary_size: needed only without a tokenizer.
-        precision: Keras dtype policy of the model; default: the one in `config.training`.
+class Answering:
+    """Strings in, named tensors out, through one tokenizer and one model; traced once for each way to ask.
 
     Attributes:
+        kind: what it is, in words of the command line.
         inputs: names of the string inputs of `answer`.
-        monitor: the metric of `evaluate` that decides which weights are best; more is better.
-        length_feature: the prepared feature whose length decides an example's bucket.
-        settings: small values found while training that belong to the weights, e.g. a threshold.
+        tokenizer, model: what the graph contains.
+        settings: small values that are constants of the graph, e.g. a threshold.
     """
 
     inputs: tuple[str, ...]
-    monitor: str
-    length_feature: str
-    token_features: tuple[str, ...]
 
-    def __init__(
-        self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None
-    ):
-        import keras
-
-        from keras_llm.models import MODELS
-
-        self.config = config
+    def __init__(self, kind: str, tokenizer, model):
+        self.kind = kind
         self.tokenizer = tokenizer
+        self.model = model
         self.settings: dict[str, Any] = {}
-        size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
-        policy = keras.dtype_policies.get(precision or config.training.precision)
-        self.model = MODELS[config.kind, config.model](size, config.network, dtype=policy)
-        self.model(self.example_inputs())
         self._traces: dict = {}
 
-    # What a subclass gives
-
-    @staticmethod
-    def read(paths) -> tuple[list[dict], Any]:
-        """Files -> records and a report of what could not be used."""
-        raise NotImplementedError
-
-    @staticmethod
-    def texts(records: Iterable[dict]) -> Iterable[str]:
-        """The texts a tokenizer is trained on."""
-        raise NotImplementedError
-
-    def example_inputs(self) -> dict[str, np.ndarray]:
-        """Smallest valid input of the model, to build its weights."""
-        raise NotImplementedError
-
-    def prepare(self, records: Iterable[dict]) -> Iterator[dict[str, np.ndarray]]:
-        """Rows of ids for training, from records; tokenizes with the traced graph."""
-        raise NotImplementedError
-
-    def split(self, batch: dict[str, np.ndarray]) -> tuple[dict, np.ndarray, np.ndarray]:
-        """A padded batch of prepared rows -> (x, y, sample_weight) for the model and the loss."""
-        raise NotImplementedError
-
     def answer(self, **strings) -> dict:
-        """String tensors [B] -> named tensors [B]; everything the export contains."""
+        """String tensors [B] -> named tensors [B, ...]; everything the export contains."""
         raise NotImplementedError
-
-    def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
-        """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
-        raise NotImplementedError
-
-    # What they share
 
     @property
     def signatures(self) -> dict[str, Signature]:
         """All ways to ask an exported model; `serving_default` is `answer`."""
         return {"serving_default": Signature(self.answer, self.inputs)}
-
-    def loss(self):
-        """The training loss."""
-        from keras_llm.layers.losses import CrossEntropy
-
-        return CrossEntropy(self.config.training.label_smoothing)
 
     def trace(self, method=None, inputs: dict[str, str] | None = None):
         """The graph of `answer`, or of another method, for any batch size.
@@ -199,10 +142,82 @@ class Task:
         """
         if set(strings) != set(self.inputs):
             raise UserError(
-                f"A {self.config.kind} model is asked with {' and '.join(self.inputs)}. "
+                f"A {self.kind} model is asked with {' and '.join(self.inputs)}. "
                 f"Received: {', '.join(strings) or 'nothing'}."
             )
         return self.ask([strings])[0]
+
+
+class Task(Answering):
+    """What is trained here: strings in, strings out.
+
+    Subclasses give `inputs`, `monitor`, `prepare`, `split`, `answer` and `evaluate`; `answer` is the one path that
+    `ask`, `evaluate` and the export share.
+
+    Args:
+        config: every setting of the run.
+        tokenizer: turns text into ids; None for training from prepared arrays on a machine without TensorFlow.
+        vocabulary_size: needed only without a tokenizer.
+        precision: Keras dtype policy of the model; default: the one in `config.training`.
+
+    Attributes:
+        inputs: names of the string inputs of `answer`.
+        monitor: the metric of `evaluate` that decides which weights are best; more is better.
+        length_feature: the prepared feature whose length decides an example's bucket.
+        settings: small values found while training that belong to the weights, e.g. a threshold.
+    """
+
+    monitor: str
+    length_feature: str
+    token_features: tuple[str, ...]
+
+    def __init__(
+        self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None
+    ):
+        import keras
+
+        from keras_llm.models import MODELS
+
+        self.config = config
+        size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
+        policy = keras.dtype_policies.get(precision or config.training.precision)
+        model = MODELS[config.kind, config.model](size, config.network, dtype=policy)
+        super().__init__(config.kind, tokenizer, model)
+        self.model(self.example_inputs())
+
+    # What a subclass gives
+
+    @staticmethod
+    def read(paths) -> tuple[list[dict], Any]:
+        """Files -> records and a report of what could not be used."""
+        raise NotImplementedError
+
+    @staticmethod
+    def texts(records: Iterable[dict]) -> Iterable[str]:
+        """The texts a tokenizer is trained on."""
+        raise NotImplementedError
+
+    def example_inputs(self) -> dict[str, np.ndarray]:
+        """Smallest valid input of the model, to build its weights."""
+        raise NotImplementedError
+
+    def prepare(self, records: Iterable[dict]) -> Iterator[dict[str, np.ndarray]]:
+        """Rows of ids for training, from records; tokenizes with the traced graph."""
+        raise NotImplementedError
+
+    def split(self, batch: dict[str, np.ndarray]) -> tuple[dict, np.ndarray, np.ndarray]:
+        """A padded batch of prepared rows -> (x, y, sample_weight) for the model and the loss."""
+        raise NotImplementedError
+
+    def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
+        """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
+        raise NotImplementedError
+
+    def loss(self):
+        """The training loss."""
+        from keras_llm.layers.losses import CrossEntropy
+
+        return CrossEntropy(self.config.training.label_smoothing)
 
 
 def encode(text: str) -> bytes:
@@ -211,7 +226,9 @@ def encode(text: str) -> bytes:
 
 
 def plain(value):
-    """A NumPy scalar or bytes -> str, float or int."""
+    """A NumPy value or bytes -> str, float or int, or lists of them."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return [plain(part) for part in value]
     return value.item()

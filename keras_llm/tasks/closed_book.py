@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_llm.tasks.base import Signature, Task, encode
+from keras_llm.tasks.base import Task, encode
+from keras_llm.tasks.generating import Generating
 
-NUM_BEAMS = 4
 
-
-class ClosedBook(Task):
+class ClosedBook(Generating, Task):
     """Encoder-decoder from question to answer, trained by teacher forcing, decoded with a cache.
 
     `answer(question: string [B])` decodes greedily and gives `answer: string [B]` and `score: float32 [B]`, the geometric
@@ -88,59 +87,19 @@ class ClosedBook(Task):
 
         return greedy(**self._loop(source_ids))
 
-    def answer(self, question):
-        return self._finish(*self.decode_ids(self.encode_question(question)))
-
     @property
-    def signatures(self):
-        lengths = {"min_length": (0, 2), "max_length": (self.config.lengths.max_answer_length, 3)}
-        rules = {"repetition_penalty": (1.0, 1.3), "no_repeat_ngram_size": (0, 2), **lengths, "stop": ("", "的", ". ")}
-        filters = {"temperature": (1.0, 0.7, 0.0), "top_k": (0, 5), "top_p": (1.0, 0.9), "min_p": (0.0, 0.05)}
-        return {
-            **super().signatures,
-            "sample": Signature(self.sample, self.inputs, {"seed": tuple(range(7)), **filters, **rules}),
-            "beam": Signature(self.beam, self.inputs, {"length_penalty": (1.0, 0.0, 2.0), **rules}),
-        }
+    def longest(self):
+        return self.config.lengths.max_answer_length
 
-    def sample(self, question, seed, temperature, top_k, top_p, min_p, **rules):
-        """Draws the answer; all arguments are tensors [B], see `generation.decode.sample` and `generation.logits.Rules`.
-
-        Equal requests with equal seeds get equal answers. `stop: string [B]` cuts the answer before its first occurrence;
-        "" cuts nowhere. The score is the model's own, whatever the temperature.
-        """
-        from keras_llm.generation.decode import sample
-
-        stop = rules.pop("stop")
-        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        loop = self._loop(self.encode_question(question))
-        found = self._finish(*sample(**loop, seed=seed, **filters, rules=self._rules(rules)), rules["max_length"])
-        return {**found, "answer": _cut(found["answer"], stop)}
-
-    def beam(self, question, length_penalty, **rules):
-        """The best of `NUM_BEAMS` beams; arguments as for `sample`, and see `generation.beam.beam_search`."""
-        import tensorflow as tf
-
-        from keras_llm.generation.beam import beam_search
-
-        stop = rules.pop("stop")
-        ids, scores = beam_search(
-            **self._loop(self.encode_question(question)),
-            num_beams=NUM_BEAMS,
-            length_penalty=length_penalty,
-            rules=self._rules(rules),
-        )
-        ids = ids[:, 0]
-        length = self._length(ids, rules["max_length"])
-        # Back from the score that compares lengths to the mean that `answer` gives.
-        score = tf.exp(scores[:, 0] * length**length_penalty / length)
-        return {"answer": _cut(self.tokenizer.decode(ids), stop), "score": score}
+    def begin(self, question):
+        return self._loop(self.encode_question(question))
 
     def _loop(self, source_ids):
         """What every way of decoding begins with."""
         import tensorflow as tf
 
         # One step more than the longest answer, for the end id.
-        length = self.config.lengths.max_answer_length + 1
+        length = self.longest + 1
         return {
             "step": self.model.step,
             "start_ids": tf.fill([tf.shape(source_ids)[0]], self.tokenizer.start_id),
@@ -150,44 +109,9 @@ class ClosedBook(Task):
             "max_length": length,
         }
 
-    @staticmethod
-    def _rules(rules):
-        from keras_llm.generation.logits import Rules
-
-        return Rules(**rules)
-
-    def _finish(self, ids, log_probs, limit=None):
-        import tensorflow as tf
-
-        score = tf.exp(tf.reduce_sum(log_probs, axis=1) / self._length(ids, limit))
-        return {"answer": self.tokenizer.decode(ids), "score": score}
-
-    def _length(self, ids, limit=None):
-        """Tokens of each row of ids [B, L], the end among them although it is not written, unless there was no room."""
-        import tensorflow as tf
-
-        room = tf.shape(ids)[1]
-        room = room if limit is None else tf.maximum(tf.minimum(limit, room), 1)
-        count = tf.reduce_sum(tf.cast(ids != self.tokenizer.pad_id, tf.int32), axis=1)
-        return tf.cast(tf.minimum(count + 1, room), tf.float32)
-
     def evaluate(self, records, tune=False):
         from keras_llm.metrics.reading import evaluate_answers
 
         answers = self.ask(records)
         predictions = {record["id"]: answer["answer"] for record, answer in zip(records, answers, strict=True)}
         return evaluate_answers(records, predictions)
-
-
-def _cut(text, stop):
-    """Each text up to the first occurrence of its own stop string: string [B], string [B] -> string [B]."""
-    import tensorflow as tf
-
-    pattern = tf.strings.regex_replace(stop, r"[\\^$.|?*+()\[\]{}-]", r"\\\0")
-    pattern = tf.strings.join(["(?s)", pattern, ".*"])
-
-    def cut(row):
-        return tf.strings.regex_replace(row[0], row[1], "", replace_global=False)
-
-    found = tf.map_fn(cut, tf.stack([text, pattern], axis=1), fn_output_signature=tf.TensorSpec([], tf.string))
-    return tf.where(stop == "", text, found)

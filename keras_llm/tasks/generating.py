@@ -1,0 +1,106 @@
+"""What every task that writes text shares: greedy by `answer`, sampled by `sample`, the best of a few beams by `beam`."""
+
+from __future__ import annotations
+
+from keras_llm.tasks.base import Signature
+
+NUM_BEAMS = 4
+
+
+class Generating:
+    """To be mixed into an `Answering` class, which gives `inputs`, `tokenizer`, `begin` and `longest`.
+
+    Each way of decoding gives `answer: string [B]` and `score: float32 [B]`, the geometric mean of the probabilities of
+    the answer's tokens (the end among them).
+
+    Attributes:
+        longest: the most tokens an answer has.
+    """
+
+    longest: int
+
+    def begin(self, **strings) -> dict:
+        """String tensors [B] -> the arguments of `greedy`, `sample` and `beam_search` that say what is decoded."""
+        raise NotImplementedError
+
+    @property
+    def signatures(self):
+        lengths = {"min_length": (0, 2), "max_length": (self.longest, 3)}
+        rules = {"repetition_penalty": (1.0, 1.3), "no_repeat_ngram_size": (0, 2), **lengths, "stop": ("", "的", ". ")}
+        filters = {"temperature": (1.0, 0.7, 0.0), "top_k": (0, 5), "top_p": (1.0, 0.9), "min_p": (0.0, 0.05)}
+        return {
+            **super().signatures,
+            "sample": Signature(self.sample, self.inputs, {"seed": tuple(range(7)), **filters, **rules}),
+            "beam": Signature(self.beam, self.inputs, {"length_penalty": (1.0, 0.0, 2.0), **rules}),
+        }
+
+    def answer(self, **strings):
+        """The most probable token again and again."""
+        from keras_llm.generation.decode import greedy
+
+        begun = self.begin(**strings)
+        return self._finish(*greedy(**begun), begun["pad_id"])
+
+    def sample(self, seed, temperature, top_k, top_p, min_p, stop, **others):
+        """Draws the answer; all arguments are tensors [B], see `generation.decode.sample` and `generation.logits.Rules`.
+
+        Equal requests with equal seeds get equal answers. `stop: string [B]` cuts the answer before its first occurrence;
+        "" cuts nowhere. The score is the model's own, whatever the temperature.
+        """
+        from keras_llm.generation.decode import sample
+
+        begun, rules = self._begin_with_rules(others)
+        filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        ids, log_probs = sample(**begun, seed=seed, **filters, rules=rules)
+        found = self._finish(ids, log_probs, begun["pad_id"], rules.max_length)
+        return {**found, "answer": cut(found["answer"], stop)}
+
+    def beam(self, length_penalty, stop, **others):
+        """The best of `NUM_BEAMS` beams; arguments as for `sample`, and see `generation.beam.beam_search`."""
+        import tensorflow as tf
+
+        from keras_llm.generation.beam import beam_search
+
+        begun, rules = self._begin_with_rules(others)
+        ids, scores = beam_search(**begun, num_beams=NUM_BEAMS, length_penalty=length_penalty, rules=rules)
+        ids = ids[:, 0]
+        length = _length(ids, begun["pad_id"], rules.max_length)
+        # Back from the score that compares lengths to the mean that `answer` gives.
+        score = tf.exp(scores[:, 0] * length**length_penalty / length)
+        return {"answer": cut(self.tokenizer.decode(ids), stop), "score": score}
+
+    def _begin_with_rules(self, others):
+        from keras_llm.generation.logits import Rules
+
+        strings = {name: others.pop(name) for name in self.inputs}
+        return self.begin(**strings), Rules(**others)
+
+    def _finish(self, ids, log_probs, pad_id, limit=None):
+        import tensorflow as tf
+
+        score = tf.exp(tf.reduce_sum(log_probs, axis=1) / _length(ids, pad_id, limit))
+        return {"answer": self.tokenizer.decode(ids), "score": score}
+
+
+def cut(text, stop):
+    """Each text up to the first occurrence of its own stop string: string [B], string [B] -> string [B]."""
+    import tensorflow as tf
+
+    pattern = tf.strings.regex_replace(stop, r"[\\^$.|?*+()\[\]{}-]", r"\\\0")
+    pattern = tf.strings.join(["(?s)", pattern, ".*"])
+
+    def cut_row(row):
+        return tf.strings.regex_replace(row[0], row[1], "", replace_global=False)
+
+    found = tf.map_fn(cut_row, tf.stack([text, pattern], axis=1), fn_output_signature=tf.TensorSpec([], tf.string))
+    return tf.where(stop == "", text, found)
+
+
+def _length(ids, pad_id, limit=None):
+    """Tokens of each row of ids [B, L], the end among them although it is not written, unless there was no room."""
+    import tensorflow as tf
+
+    room = tf.shape(ids)[1]
+    room = room if limit is None else tf.maximum(tf.minimum(limit, room), 1)
+    count = tf.reduce_sum(tf.cast(ids != pad_id, tf.int32), axis=1)
+    return tf.cast(tf.minimum(count + 1, room), tf.float32)
