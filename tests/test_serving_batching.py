@@ -117,7 +117,7 @@ def together(ask, model, requests):
     held = ask(model, [0])
     assert model.busy.acquire(timeout=30)
     answers = [ask(model, request) for request in requests]
-    time.sleep(0.2)
+    time.sleep(0.5)
     model.go_on.set()
     held.result(30)
     model.batches.pop(0)
@@ -153,7 +153,7 @@ def test_a_full_queue_refuses(start):
     first = ask(model, [0])
     assert model.busy.acquire(timeout=30)
     waiting = [ask(model, [1]), ask(model, [2])]
-    time.sleep(0.2)
+    time.sleep(0.5)
     words = (
         "UNAVAILABLE: The batch scheduling queue .* is full; currently 2 batches enqueued and max_enqueued_batches is 2"
     )
@@ -182,7 +182,7 @@ def test_time_ends_in_the_queue(start):
 def test_time_ends_during_the_run(start):
     ask, model = start(max_batch_size=1), Doubler()
     model.go_on.clear()
-    late = ask(model, [1], deadline=time.monotonic() + 0.3)
+    late = ask(model, [1], deadline=time.monotonic() + 1)
     with pytest.raises(ServingError, match="DEADLINE_EXCEEDED: Timed out waiting for notification"):
         late.result(30)
     model.go_on.set()

@@ -63,7 +63,7 @@ class Asker:
 def test_time(exported, tmp_path, batched):
     file = tmp_path / "batching.config"
     file.write_text("max_batch_size { value: 1 } num_batch_threads { value: 4 }")
-    limits = Limits(request_seconds=0.5)
+    limits = Limits(request_seconds=1.0)
     batching = {"batching_parameters_file": file} if batched else {}
     with Server(exported, port=0, grpc_port=0, limits=limits, **batching) as server:
         with Asker(server.url, server.grpc_address) as ask:
@@ -73,7 +73,7 @@ def test_time(exported, tmp_path, batched):
             assert ask.rest(20) == (504, "Timed out waiting for notification")
             code, words = ask.grpc(20)
             assert (code, words) == ("DEADLINE_EXCEEDED", "Timed out waiting for notification")
-            assert 1 <= time.monotonic() - began < 10
+            assert 2 <= time.monotonic() - began < 15
             assert ask.grpc(20, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
             assert ask.rest(0) == (200, [0.0])
         began = time.monotonic()
@@ -128,12 +128,11 @@ def test_a_signal_ends_the_server_after_the_requests_under_way(exported):
         with Asker(f"http://127.0.0.1:{rest}", f"127.0.0.1:{rpc}") as ask:
             assert ask.grpc(0) == ("OK", [0.0])
             with concurrent.futures.ThreadPoolExecutor(2) as threads:
-                running = [threads.submit(asking, 2) for asking in (ask.rest, ask.grpc)]
-                time.sleep(0.7)
+                running = [threads.submit(asking, 4) for asking in (ask.rest, ask.grpc)]
+                time.sleep(1.0)
                 process.send_signal(signal.SIGTERM)
-                time.sleep(0.5)
-                assert ask.grpc(0, timeout=1)[0] != "OK"  # no new ones
-                assert [answer.result() for answer in running] == [(200, [2.0]), ("OK", [2.0])]
+                wait_for(lambda: ask.grpc(0, timeout=1)[0] != "OK")  # no new ones
+                assert [answer.result() for answer in running] == [(200, [4.0]), ("OK", [4.0])]
         err = process.communicate(timeout=60)[1]
     finally:
         process.kill()

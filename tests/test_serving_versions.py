@@ -9,6 +9,7 @@ import json
 import shutil
 import urllib.request
 import weakref
+from urllib.parse import quote
 
 import grpc
 import numpy as np
@@ -46,6 +47,20 @@ def root(tmp_path, saved):
         shutil.copytree(saved / what, tmp_path / "m" / str(version))
     shutil.copytree(saved / "three", tmp_path / "n" / "1")
     return tmp_path
+
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def channel_to(server):
+    return grpc.insecure_channel(server.grpc_address, options=[("grpc.enable_http_proxy", 0)])
+
+
+def predict_request(name):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([2])))
+    return request
 
 
 def broken(directory):
@@ -245,11 +260,25 @@ def test_the_file(root, tmp_path):
     file = tmp_path / "models.config"
     file.write_text(
         "# 注释\nmodel_config_list {\n  config {\n    name: '半加二'\n    base_path: '/models/m'\n"
-        "    model_platform: 'tensorflow'\n    model_version_policy { specific { versions: 1 } }\n  }\n}\n"
+        "    model_platform: 'tensorflow'\n    model_version_policy { specific { versions: [1, 2] } }\n"
+        "    version_labels { key: '稳' value: 1 }\n  }\n}\n"
     )
-    with Server(root, port=0, model_config_file=file) as server:
+    arguments = {"model_config_file": file, "allow_labels_for_unavailable": True}
+    with Server(root, port=0, grpc_port=0, **arguments) as server, channel_to(server) as channel:
         assert server.servables.names() == ["半加二"]
-        assert serving(server.servables, "半加二") == [1]
+        assert serving(server.servables, "半加二") == [2, 1]
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for label, expected in ((None, 4.0), ("稳", 3.0)):
+            which = f"/labels/{quote(label)}" if label else ""
+            url = f"{server.url}/v1/models/{quote('半加二')}{which}:predict"
+            with OPENER.open(url, b'{"inputs": [2.0]}', timeout=30) as response:
+                assert json.load(response) == {"outputs": [expected]}
+            request = predict_request("半加二")
+            if label:
+                request.model_spec.version_label = label
+            response = stub.Predict(request, timeout=30)
+            assert response.outputs["y"].float_val[0] == expected
+            assert response.model_spec.version.value == (1 if label else 2)
 
 
 @pytest.mark.parametrize(
@@ -293,20 +322,16 @@ class Clients:
     def __init__(self, server):
         self.answers, self._stop = [], False
         self._threads = concurrent.futures.ThreadPoolExecutor(4)
-        self._channel = grpc.insecure_channel(server.grpc_address, options=[("grpc.enable_http_proxy", 0)])
+        self._channel = channel_to(server)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._url = f"{server.url}/v1/models/m:predict"
 
     def rest(self):
-        with self._opener.open(self._url, b'{"inputs": [2.0]}', timeout=30) as response:
+        with OPENER.open(self._url, b'{"inputs": [2.0]}', timeout=30) as response:
             return json.load(response)["outputs"][0]
 
     def grpc(self):
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = "m"
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([2])))
-        return self._stub.Predict(request, timeout=30).outputs["y"].float_val[0]
+        return self._stub.Predict(predict_request("m"), timeout=30).outputs["y"].float_val[0]
 
     def __enter__(self):
         def ask(once):
@@ -326,7 +351,7 @@ class Clients:
 def test_no_request_fails_while_versions_and_configurations_change(tmp_path, saved):
     appear(saved / "two", tmp_path / "m" / "1")
     with Server(tmp_path, port=0, grpc_port=0, poll_seconds=0.05) as server, Clients(server) as clients:
-        with grpc.insecure_channel(server.grpc_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        with channel_to(server) as channel:
             reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
             wait_for(lambda: len(clients.answers) > 20)
             for version in range(2, 5):
