@@ -141,6 +141,16 @@ def test_the_page_asks_every_model_in_both_forms(written):
     assert "@{" not in page and "LiteRT" not in page
 
 
+def test_the_page_shows_a_vector_by_its_beginning(tmp_path):
+    """A single output is sent without its name."""
+    example = {"request": {"text": "谁"}, "answer": {"embedding": [0.5] * 384}}
+    tensors = {"inputs": {"text": "string"}, "outputs": {"embedding": "float32"}}
+    exported(tmp_path, "vectors", signatures={"serving_default": {**tensors, "example": example}})
+    deployment.write(tmp_path)
+    wanted = '{"predictions": [[' + "0.5, " * 8 + '"..."]]}'
+    assert f"The first one answers `{wanted}`." in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_page_shows_a_lite_file_where_there_is_one(written):
     (written / "reader" / "lite").mkdir()
     (written / "reader" / "lite" / "model.tflite").write_bytes(b"")

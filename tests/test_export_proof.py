@@ -179,6 +179,44 @@ def test_any_difference_fails(monkeypatch, change):
         compared(monkeypatch, one=answering(), two=answering(change))
 
 
+VECTORS = {"vector": [0.5, -1.0, 2.0], "names": ["语言", "a\0"], "scores": [1.0, 0.25]}
+
+
+@pytest.mark.parametrize(
+    "changed, same",
+    [
+        ({}, True),
+        ({"vector": [0.5, -1.0, 2.0005]}, True),
+        ({"vector": [0.5, -1.002, 2.0]}, False),
+        ({"vector": [0.5, float("nan"), 2.0]}, False),
+        ({"vector": [0.5, -1.0]}, False),
+        ({"vector": [[0.5, -1.0, 2.0]]}, False),
+        ({"names": ["语言", "a"]}, False),
+        ({"names": ["语言", "a\0", ""]}, False),
+    ],
+)
+def test_vectors_and_lists_of_strings_are_compared(monkeypatch, changed, same):
+    def consumer(directory, batches, server, signature="serving_default"):
+        row = {**VECTORS, **changed}
+        texts = np.array([name.encode() for name in row["names"]], object)
+        columns = {"vector": np.array(row["vector"], "float32"), "names": texts, "scores": np.array(row["scores"])}
+        stacked = [{k: np.stack([v] * len(b["question"])) for k, v in columns.items()} for b in batches]
+        return Answers(stacked, {"seconds": 0.0})
+
+    monkeypatch.setattr(verify, "CONSUMERS", {"one": consumer})
+
+    def compare():
+        return verify.compare(lambda rows: [VECTORS] * len(rows), Signature(ask, ("question",)), "nowhere", RECORDS)
+
+    if same:
+        assert compare()["largest_score_difference"] == pytest.approx(
+            abs(changed.get("vector", [2.0])[-1] - 2.0), abs=1e-6
+        )
+    else:
+        with pytest.raises(UserError, match="as Python does"):
+            compare()
+
+
 def test_without_a_compiler_the_report_says_so(monkeypatch, echo):
     monkeypatch.setattr(consumers.shutil, "which", lambda name: None)
     report = compared(monkeypatch, **{"python": answering(), "c++": consumers.cpp})
