@@ -70,7 +70,9 @@ def main():
     if arguments.intra_op_threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(arguments.intra_op_threads)
     settings = {
-        key: str(value) for key, value in dataclasses.asdict(arguments).items() if key not in ("output", "worker")
+        key: str(value)
+        for key, value in dataclasses.asdict(arguments).items()
+        if key not in ("exported", "output", "worker")
     }
     result = {"environment": environment(), "settings": settings, "load": [], "memory": None}
     rows = requests_of(arguments)
