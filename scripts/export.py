@@ -20,8 +20,8 @@ class Arguments:
     """Directory of the exported model; each export becomes its next version: 1, 2, ..."""
     data: tuple[Path, ...] = ()
     """Questions whose answers are compared with Python's; default: the bundled ones."""
-    lite: bool = True
-    """Also write a TFLite file (ids in, ids or numbers out) below lite/."""
+    lite: str = "float32"
+    """Also write TFLite files below lite/, in these formats: float32,float16,int8, or some of them; none: no files."""
     server: Literal["2.20", "2.19"] = "2.20"
     """Version of the stock TensorFlow Serving binary it must run on: which ops it links decides what may be exported."""
 
@@ -30,7 +30,8 @@ def main():
     arguments = parse(Arguments, __doc__)
     from keras_llm.export.export import export_run
 
-    for line in export_run(arguments.run, arguments.directory, arguments.data, arguments.lite, arguments.server):
+    lite = () if arguments.lite == "none" else arguments.lite.split(",")
+    for line in export_run(arguments.run, arguments.directory, arguments.data, lite, arguments.server):
         print(line, flush=True)
 
 

@@ -157,10 +157,13 @@ class ClosedBook(Task):
         return Rules(**rules)
 
     def _finish(self, ids, log_probs, limit=None):
+        return {"answer": self.tokenizer.decode(ids), "score": self.score(ids, log_probs, limit)}
+
+    def score(self, ids, log_probs, limit=None):
+        """The geometric mean of the tokens' probabilities: ids and log_probs [B, L] as from `decode_ids` -> float32 [B]."""
         import tensorflow as tf
 
-        score = tf.exp(tf.reduce_sum(log_probs, axis=1) / self._length(ids, limit))
-        return {"answer": self.tokenizer.decode(ids), "score": score}
+        return tf.exp(tf.reduce_sum(log_probs, axis=1) / self._length(ids, limit))
 
     def _length(self, ids, limit=None):
         """Tokens of each row of ids [B, L], the end among them although it is not written, unless there was no room."""
