@@ -17,9 +17,9 @@ from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.export import lite
 from keras_llm.export.lite import text as lite_text
-from keras_llm.export.lite.functions import string_function
+from keras_llm.export.lite.functions import lite_tokenizer, string_function
 from keras_llm.export.lite.tables import Trie
-from keras_llm.export.lite.tokenizers import NotPossibleError, lite_tokenizer
+from keras_llm.export.lite.tokenizers import NotPossibleError
 from keras_llm.export.requests import DIFFICULT, INVALID, PIECES
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
@@ -202,7 +202,7 @@ def test_a_different_answer_or_a_useless_file_is_refused(exported, tmp_path, mon
         lite._compare(directory / "text_float32.tflite", function, "float32", requests, expected)
     with pytest.raises(UserError, match="at least 50%.*Received: 0%"):
         lite._compare(directory / "text_int8.tflite", function, "int8", requests, expected)
-    with pytest.raises(UserError, match="one of float32, float16, int8. Received: 'int4'"):
+    with pytest.raises(UserError, match="one of float32, float16, int8, or none. Received: 'int4'"):
         next(lite.export_lite(task, tmp_path / "lite", RECORDS, ("int4",)))
 
 

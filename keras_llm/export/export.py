@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_llm.data.bundled import bundled
 from keras_llm.export import deployment, gates
-from keras_llm.export.lite import export_lite
+from keras_llm.export.lite import check_formats, export_lite
 from keras_llm.export.saved_model import export_task
 from keras_llm.run import load
 
@@ -34,6 +34,7 @@ def export_run(
     Raises:
         UserError: the run is not whole, a gate is shut, or an answer differs.
     """
+    check_formats(lite)
     task = load(run_dir)
     records, _ = task.read(list(data) or bundled("dev"))
     step = max(len(records) // COMPARED, 1)

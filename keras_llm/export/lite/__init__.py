@@ -63,8 +63,7 @@ def export_lite(
     ...     print(name, facts["size_bytes"])
     """
     directory = Path(directory)
-    for unknown in set(formats) - set(FORMATS):
-        raise UserError(f"A TFLite format is one of {', '.join(FORMATS)}. Received: {unknown!r}.")
+    check_formats(formats)
     records = records[:COMPARED]
     requests = [
         {name: text[:VERY_LONG] for name, text in request.items()} for request in proof_requests(task.inputs, records)
@@ -96,7 +95,7 @@ def export_lite(
                 (beside / name).write_bytes(convert(concrete, module, format_, custom=form == "text"))
                 # A smaller file is compared on the real requests alone.
                 count = len(requests) if format_ == "float32" else len(records)
-                facts = _describe(beside / name, function, form)
+                facts = _describe(beside / name, concrete)
                 facts |= _compare(beside / name, function, format_, requests[:count], expected[:count])
                 report["files"][name] = facts
                 yield name, facts
@@ -108,6 +107,12 @@ def export_lite(
         raise UserError(f"{directory} could not be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises UserError if a format does not exist."""
+    for unknown in set(formats) - set(FORMATS):
+        raise UserError(f"A TFLite format is one of {', '.join(FORMATS)}, or none. Received: {unknown!r}.")
 
 
 def convert(concrete, module, format_: str = "float32", custom: bool = False) -> bytes:
@@ -155,12 +160,12 @@ def ops_of(content: bytes) -> tuple[set[str], set[str]]:
     return builtin, custom
 
 
-def _describe(path, function, form):
+def _describe(path, concrete):
     builtin, custom = ops_of(path.read_bytes())
-    outputs = function.trace().structured_outputs
+    inputs, outputs = concrete.structured_input_signature[1], concrete.structured_outputs
     return {
         "size_bytes": path.stat().st_size,
-        "inputs": {name: f"{spec.dtype.name} {spec.shape.as_list()}" for name, spec in function.signature.items()},
+        "inputs": {name: f"{spec.dtype.name} {spec.shape.as_list()}" for name, spec in sorted(inputs.items())},
         "outputs": {name: f"{value.dtype.name} {value.shape.as_list()}" for name, value in sorted(outputs.items())},
         "ops": sorted(builtin),
         "custom_ops": sorted(custom),

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_llm.export.lite.sentencepiece import SentencePiece
 from keras_llm.export.lite.text import bytes_of, code_points, string_of, utf8
-from keras_llm.export.lite.tokenizers import lite_tokenizer
+from keras_llm.export.lite.tokenizers import Characters, LiteTokenizer, WordPiece
 from keras_llm.tasks.base import plain
 
+LITE_TOKENIZERS = {"wordpiece": WordPiece, "sentencepiece": SentencePiece, "characters": Characters}
 # Below any log-probability, and exact in half precision, which would clip the -1e9 used elsewhere.
 IMPOSSIBLE = -30000.0
 
@@ -61,6 +63,15 @@ def string_function(task) -> LiteFunction:
 def ids_function(task) -> LiteFunction:
     """Ids [1, any length] in, ids out, with builtin ops only."""
     return {"reading": _reading_ids, "closed_book": _closed_book_ids}[task.config.kind](task)
+
+
+def lite_tokenizer(tokenizer) -> LiteTokenizer:
+    """The form of a tokenizer that runs in TFLite.
+
+    Raises:
+        NotPossibleError: there is none.
+    """
+    return LITE_TOKENIZERS[tokenizer.kind](tokenizer)
 
 
 def _reading_strings(task, tokenizer):
