@@ -6,6 +6,7 @@ ops), and one from ids to ids with builtin ops only; beside them the vocabulary,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -107,6 +108,8 @@ def export_lite(
         raise UserError(f"{directory} could not be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds something
+            directory.rmdir()
 
 
 def check_formats(formats: Sequence[str]) -> None:
