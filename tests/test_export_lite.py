@@ -168,6 +168,8 @@ def test_files_answer_as_python_does(exported):
         assert facts["size_bytes"] == (directory / name).stat().st_size
         assert set(facts["milliseconds"]) == {"1", "2"} and min(facts["milliseconds"].values()) > 0
         assert set(facts["custom_ops"]) == (lite.TEXT_OPS if name.startswith("text") else set())
+        dtype, suffix = ("string [1]", "") if name.startswith("text") else ("int32 [1, None]", "_ids")
+        assert facts["inputs"] == {f"{key}{suffix}": dtype for key in task.inputs}
         if "float32" in name:
             assert facts["compared"] > 50 and facts["agreement"] == 1 and facts["largest_score_difference"] < 1e-3
     for form in ("text", "ids"):

@@ -96,7 +96,7 @@ def export_lite(
                 (beside / name).write_bytes(convert(concrete, module, format_, custom=form == "text"))
                 # A smaller file is compared on the real requests alone.
                 count = len(requests) if format_ == "float32" else len(records)
-                facts = _describe(beside / name, concrete)
+                facts = _describe(beside / name, function, concrete)
                 facts |= _compare(beside / name, function, format_, requests[:count], expected[:count])
                 report["files"][name] = facts
                 yield name, facts
@@ -163,12 +163,12 @@ def ops_of(content: bytes) -> tuple[set[str], set[str]]:
     return builtin, custom
 
 
-def _describe(path, concrete):
+def _describe(path, function, concrete):
     builtin, custom = ops_of(path.read_bytes())
-    inputs, outputs = concrete.structured_input_signature[1], concrete.structured_outputs
+    outputs = concrete.structured_outputs
     return {
         "size_bytes": path.stat().st_size,
-        "inputs": {name: f"{spec.dtype.name} {spec.shape.as_list()}" for name, spec in sorted(inputs.items())},
+        "inputs": {name: f"{spec.dtype.name} {spec.shape.as_list()}" for name, spec in function.signature.items()},
         "outputs": {name: f"{value.dtype.name} {value.shape.as_list()}" for name, value in sorted(outputs.items())},
         "ops": sorted(builtin),
         "custom_ops": sorted(custom),

@@ -9,9 +9,12 @@ TEMPLATES = Path(__file__).parent.parent / "templates" / "lite"
 
 ENCODE = {
     "wordpiece": """\
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, normalizers
 
+# The tokenizers library gives the same ids for all but very rare characters.
 vocabulary = BertWordPieceTokenizer("tokenizer/vocab.txt", lowercase=$lowercase)
+if $lowercase:
+    vocabulary.normalizer = normalizers.Sequence([normalizers.NFKC(), vocabulary.normalizer])
 
 
 def encode(text):
