@@ -138,7 +138,7 @@ def test_the_page_asks_every_model_in_both_forms(written):
         "reader:predict",
         "%E9%98%85%E8%AF%BB:predict",
     ]
-    assert "@{" not in page and "LiteRT" not in page
+    assert "@{" not in page and "lite/README.md" not in page
 
 
 def test_the_page_shows_a_vector_by_its_beginning(tmp_path):
@@ -153,9 +153,9 @@ def test_the_page_shows_a_vector_by_its_beginning(tmp_path):
 
 def test_the_page_shows_a_lite_file_where_there_is_one(written):
     (written / "reader" / "lite").mkdir()
-    (written / "reader" / "lite" / "model.tflite").write_bytes(b"")
+    (written / "reader" / "lite" / "report.json").write_bytes(b"")
     deployment.write(written)
-    assert 'Interpreter(model_path="reader/lite/model.tflite")' in (written / "README.md").read_text(encoding="utf-8")
+    assert "`reader/lite/README.md`" in (written / "README.md").read_text(encoding="utf-8")
 
 
 def test_writing_again_changes_nothing_and_a_new_version_changes_the_image(written):

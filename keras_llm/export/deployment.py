@@ -83,7 +83,7 @@ def _models(directory) -> dict[str, dict]:
     for model in sorted(path for path in directory.iterdir() if path.is_dir()):
         whole = [version for version in versions(model) if (model / str(version) / "saved_model.pb").exists()]
         if whole:
-            facts = {"version": whole[-1], "lite": (model / "lite" / "model.tflite").exists()}
+            facts = {"version": whole[-1], "lite": (model / "lite" / "report.json").exists()}
             models[model.name] = {"size_bytes": 0, **_report(model / str(whole[-1])), **facts}
     if not models:
         raise UserError(

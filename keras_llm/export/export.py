@@ -1,4 +1,4 @@
-"""From a run or a preset to what is deployed: the SavedModel with its proof, a TFLite file, and what starts a server on them."""
+"""From a run or a preset to what is deployed: the SavedModel with its proof, TFLite files, and what starts a server on them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keras_llm import files
 from keras_llm.data.bundled import bundled
 from keras_llm.data.documents import existing, read_text
 from keras_llm.data.readers import read_squad
 from keras_llm.export import deployment, gates
-from keras_llm.export.lite import export_lite
+from keras_llm.export.lite import check_formats, export_lite
 from keras_llm.export.saved_model import export_task
 from keras_llm.run import load
 
@@ -22,7 +21,7 @@ def export_run(
     run_dir: str | Path,
     directory: str | Path,
     data: Sequence[Path] = (),
-    lite: bool = True,
+    lite: Sequence[str] = ("float32",),
     server: str = gates.DEFAULT_SERVER,
 ) -> Iterator[str]:
     """Exports a run; yields lines to print as it goes.
@@ -31,24 +30,24 @@ def export_run(
         run_dir: a run directory.
         directory: where versions of the exported model live; what deploys all models beside it is written to its parent.
         data: files with requests for the proof; default: the bundled questions.
-        lite: also write `directory/lite/`.
+        lite: formats of the files in `directory/lite/`, of `lite.FORMATS`; none: no such files.
         server: version of the stock tensorflow_model_server it is for, a key of `gates.SERVERS["servers"]`.
 
     Raises:
         UserError: the run is not whole, a gate is shut, or an answer differs.
     """
+    check_formats(lite)
     task = load(run_dir)
     records, _ = task.read(list(data) or bundled("dev"))
     records = _spread(records, COMPARED)
     target = export_task(task, directory, records, server)
     yield from _proven(target, server)
     if lite:
-        report = export_lite(task, Path(directory) / "lite", records)
-        files.write_json(Path(directory) / "lite" / "report.json", report)
-        yield (
-            f"{Path(directory) / 'lite' / report['file']}: {report['size_bytes'] / 1e6:.1f} MB, "
-            f"{report['compared']} results equal to TensorFlow's, {report['milliseconds']:.0f} ms each"
-        )
+        for name, facts in export_lite(task, Path(directory) / "lite", records, lite):
+            yield (
+                f"{Path(directory) / 'lite' / name}: {facts['size_bytes'] / 1e6:.1f} MB, {facts['agreement']:.0%} of "
+                f"{facts['compared']} answers equal to Python's, {facts['milliseconds']['1']} ms each"
+            )
     yield from _deployable(target.parent.parent)
 
 

@@ -76,10 +76,14 @@ class Generating:
         return self.begin(**strings), Rules(**others)
 
     def _finish(self, ids, log_probs, pad_id, limit=None):
-        import tensorflow as tf
+        return {"answer": self.tokenizer.decode(ids), "score": mean_probability(ids, log_probs, pad_id, limit)}
 
-        score = tf.exp(tf.reduce_sum(log_probs, axis=1) / _length(ids, pad_id, limit))
-        return {"answer": self.tokenizer.decode(ids), "score": score}
+
+def mean_probability(ids, log_probs, pad_id, limit=None):
+    """The geometric mean of the tokens' probabilities: ids and log_probs [B, L] as `greedy` gives them -> float32 [B]."""
+    import tensorflow as tf
+
+    return tf.exp(tf.reduce_sum(log_probs, axis=1) / _length(ids, pad_id, limit))
 
 
 def cut(text, stop):
