@@ -141,9 +141,9 @@ def micro_task(kind, model, **text):
 
 # The LSTM that writes is exported by the command line in test_export.py.
 CASES = {
-    "reading-lstm": ("reading", "lstm", {}, ("float32", "float16")),
+    "reading-lstm": ("reading", "lstm", {}, ("float32",)),
     "reading-transformer": ("reading", "transformer", {"tokenizer": "characters"}, ("float32",)),
-    "closed_book-transformer": ("closed_book", "transformer", {}, ("float32", "int8")),
+    "closed_book-transformer": ("closed_book", "transformer", {}, ("float32", "float16", "int8")),
 }
 
 
@@ -173,7 +173,8 @@ def test_files_answer_as_python_does(exported):
         if "float32" in name:
             assert facts["compared"] > 50 and facts["agreement"] == 1 and facts["largest_score_difference"] < 1e-3
     for form in ("text", "ids"):
-        sizes = [report["files"][f"{form}_{f}.tflite"]["size_bytes"] for f in formats]
+        # Not of int8: so small a model has more scales than weights.
+        sizes = [report["files"][f"{form}_{f}.tflite"]["size_bytes"] for f in formats if f != "int8"]
         assert sizes == sorted(sizes, reverse=True)
     assert (directory / "tokenizer" / "tokenizer.json").exists()
 
