@@ -86,6 +86,10 @@ class RestApi:
             "metadata": self._metadata,
         }
 
+    def models(self) -> list[str]:
+        """Names of the models that are served."""
+        return self._servables.names()
+
     def answer(self, method: str, path: str, body: bytes, deadline: float | None = None) -> tuple[int, bytes]:
         """Never raises.
 

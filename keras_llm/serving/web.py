@@ -1,4 +1,4 @@
-"""The HTTP side as an ASGI application: bodies within their limits in, TF Serving's REST API and metrics out."""
+"""The HTTP side as an ASGI application: bodies within their limits in, TF Serving's REST API, metrics and our page out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from keras_llm.serving import metrics
+from keras_llm.serving import metrics, page
 from keras_llm.serving.json_writer import error_json
 from keras_llm.serving.rest import RestApi
 
@@ -37,7 +37,7 @@ LIMITS = Limits()
 def web_app(
     api: RestApi, threads: concurrent.futures.Executor, limits: Limits, metrics_path: str | None = metrics.PATH
 ) -> Starlette:
-    """The ASGI application: TF Serving's REST API below /v1/, metrics if they have a path, 404 elsewhere.
+    """The ASGI application: TF Serving's REST API below /v1/, metrics if they have a path, a page at /, 404 elsewhere.
 
     Args:
         api: answers requests.
@@ -86,8 +86,11 @@ def web_app(
     async def show_metrics(request: Request) -> Response:
         return Response(metrics.page(), media_type="text/plain")
 
+    async def show_page(request: Request) -> Response:
+        return Response(page.page(api.models()), media_type="text/html", headers=page.HEADERS)
+
     v1 = V1()
-    routes = [Route(f"/{prefix}/{{path:path}}", v1) for prefix in ("v1", "V1")]
+    routes = [Route("/", show_page), *(Route(f"/{prefix}/{{path:path}}", v1) for prefix in ("v1", "V1"))]
     if metrics_path:
         routes.append(Route(metrics_path, show_metrics))
     return Starlette(routes=routes)
