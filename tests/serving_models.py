@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 
+import requests
 import tensorflow as tf
 
 
@@ -112,6 +113,19 @@ def wait_for(what, seconds=20):
     while not what():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.02)
+
+
+def wait_until_served(process, url):
+    """Until a server of its own process answers for a model; it must not end before."""
+
+    def answers():
+        assert process.poll() is None, process.communicate()
+        try:
+            return requests.get(url, timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    wait_for(answers, seconds=120)
 
 
 def appear(source, version_directory):

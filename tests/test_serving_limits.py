@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
-from serving_models import save_sleeper, wait_for
+from serving_models import save_sleeper, wait_for, wait_until_served
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from keras_llm.serving.server import Server
@@ -116,15 +116,7 @@ def test_a_signal_ends_the_server_after_the_requests_under_way(exported):
     command += ["--rest-port", str(rest), "--grpc-port", str(rpc)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
     try:
-
-        def answers():
-            assert process.poll() is None, process.communicate()
-            try:
-                return requests.get(f"http://127.0.0.1:{rest}/v1/models/sleeper", timeout=5).ok
-            except requests.ConnectionError:
-                return False
-
-        wait_for(answers, seconds=120)
+        wait_until_served(process, f"http://127.0.0.1:{rest}/v1/models/sleeper")
         with Asker(f"http://127.0.0.1:{rest}", f"127.0.0.1:{rpc}") as ask:
             assert ask.grpc(0) == ("OK", [0.0])
             with concurrent.futures.ThreadPoolExecutor(2) as threads:

@@ -26,7 +26,7 @@ import requests
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_models import appear, save_dtypes, save_half_plus, save_texts, wait_for
+from serving_models import appear, save_dtypes, save_half_plus, save_texts, wait_for, wait_until_served
 
 from keras_llm.errors import UserError
 from keras_llm.serving.client import ask
@@ -1218,15 +1218,7 @@ def test_script_serves_until_it_is_told_to_stop(exported, tmp_path):
     process = script(tmp_path, "--rest-port", port)
     try:
         url = f"http://127.0.0.1:{port}/v1/models"
-
-        def answers():
-            assert process.poll() is None, process.communicate()
-            try:
-                return requests.get(f"{url}/texts", timeout=5).ok
-            except requests.ConnectionError:
-                return False
-
-        wait_for(answers, seconds=120)
+        wait_until_served(process, f"{url}/texts")
         second = script(tmp_path, "--rest-port", port)
         assert f"error: The port must be free. Received: 127.0.0.1:{port}, in use." in second.communicate(timeout=60)[1]
         assert second.returncode == 2
