@@ -10,6 +10,7 @@ import _path  # noqa: F401
 import tyro
 
 from keras_llm.command_line import parse, read_text, run_script
+from keras_llm.errors import UserError
 
 
 @dataclasses.dataclass
@@ -22,6 +23,10 @@ class Arguments:
     """Where a reader looks for the answer."""
     context_file: Path | None = None
     """UTF-8 file with that text."""
+    signature: str = "serving_default"
+    """Which way of answering: models that write also have "sample" and "beam"."""
+    setting: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE of such a way, e.g. --setting temperature=0.7 --setting seed=3."""
 
 
 def main():
@@ -31,15 +36,23 @@ def main():
         strings["context"] = read_text(arguments.context_file, "--context-file")
     elif arguments.context is not None:
         strings["context"] = arguments.context
+    settings = dict(split(setting) for setting in arguments.setting)
     if arguments.source.startswith(("http://", "https://")):
         from keras_llm.serving.client import ask
 
-        answer = ask(arguments.source, strings)
+        answer = ask(arguments.source, strings, signature=arguments.signature, settings=settings)
     else:
         import keras_llm
 
-        answer = keras_llm.load(arguments.source).ask_one(strings)
+        answer = keras_llm.load(arguments.source).ask_one(strings, arguments.signature, settings)
     print(json.dumps(answer, ensure_ascii=False))
+
+
+def split(setting):
+    name, sign, value = setting.partition("=")
+    if not sign:
+        raise UserError(f"A setting is NAME=VALUE. Received: {setting!r}.")
+    return name, value
 
 
 if __name__ == "__main__":

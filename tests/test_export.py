@@ -16,6 +16,8 @@ from keras_llm.errors import UserError
 from keras_llm.export import consumers, gates, verify, warmup
 from keras_llm.export.saved_model import ask_of, export_task, save, versions
 from keras_llm.run import load, save_weights, write_manifest
+from keras_llm.serving.client import ask
+from keras_llm.serving.server import Server
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
 
@@ -53,6 +55,23 @@ def exported(request, tmp_path_factory):
     task = load(run)
     task.model.compile(jit_compile=True)
     return task, run, export_task(task, directory / "exported", RECORDS)
+
+
+def test_each_signature_is_asked_through_a_server(exported):
+    task, _, version = exported
+    strings = {name: RECORDS[0][name] for name in task.inputs}
+    settings = {"seed": "4", "temperature": "0.5", "min_length": "2", "stop": "的"}
+    with Server(version.parent.parent, port=0) as server:
+        url = f"{server.url}/v1/models/{version.parent.name}"
+        for name, signature in task.signatures.items():
+            given = {key: value for key, value in settings.items() if key in signature.settings}
+            found, expected = ask(url, strings, signature=name, settings=given), task.ask_one(strings, name, given)
+            assert found["score"] == pytest.approx(expected.pop("score"), abs=1e-4)
+            assert expected.items() <= found.items()
+        with pytest.raises(UserError, match="Received: heat"):
+            ask(url, strings, signature="serving_default", settings={"heat": "1"})
+        with pytest.raises(UserError, match="best"):
+            ask(url, strings, signature="best")
 
 
 def test_report_says_what_was_compared(exported):

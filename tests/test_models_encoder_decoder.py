@@ -216,6 +216,8 @@ def test_the_decode_loop_converts_to_builtin_tflite_ops(name):
     interpreter_module = pytest.importorskip("ai_edge_litert.interpreter")
     import tensorflow as tf
 
+    from keras_llm.export.lite import lite_ops
+
     graphs = compiled(name)
 
     @tf.function(input_signature=[tf.TensorSpec([1, 6], tf.int32, name="source_ids")], autograph=False)
@@ -223,7 +225,9 @@ def test_the_decode_loop_converts_to_builtin_tflite_ops(name):
         model = graphs.model
         return greedy(model.step, tf.fill([1], START), model.start(source_ids, LENGTH), END, PAD, LENGTH)
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([decode.get_concrete_function()])
+    with lite_ops():
+        concrete = decode.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     interpreter = interpreter_module.Interpreter(model_content=converter.convert())
     interpreter.allocate_tensors()

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_llm.config import make_config
+from keras_llm.errors import UserError
 from keras_llm.export.saved_model import ask_of
 from keras_llm.generation.decode import greedy
 from keras_llm.tasks import make_task
@@ -49,6 +50,24 @@ def test_temperature_zero_is_the_default_answer(task):
     expected = task.ask([{"question": question} for question in QUESTIONS])
     for row, want in zip(asked(task, "sample", temperature=0.0), expected, strict=True):
         assert row["answer"] == want["answer"] and row["score"] == pytest.approx(want["score"], rel=1e-4)
+
+
+def test_one_request_with_some_settings(task):
+    (expected,) = ask_of(task, "sample")([{"question": QUESTIONS[1], **OFF, "seed": 3, "temperature": 0.5}])
+    strings = {"question": QUESTIONS[1]}
+    assert task.ask_one(strings, "sample", {"seed": "3", "temperature": "0.5"}) == expected
+    assert (
+        task.ask_one(strings, "beam", {"max_length": 1, "stop": "。"})["answer"]
+        == asked(task, "beam", max_length=1)[1]["answer"]
+    )
+    for signature, settings, message in (
+        ("best", {}, "one of serving_default, sample, beam. Received: 'best'"),
+        ("sample", {"heat": "1"}, "one of max_length, min_length, .*top_p. Received: heat"),
+        ("sample", {"top_k": "2.5"}, "The setting top_k must be int32. Received: '2.5'"),
+        ("serving_default", {"seed": "1"}, "not known to this signature. Received: seed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task.ask_one(strings, signature, settings)
 
 
 def test_seeds_decide_and_the_batch_does_not(task):

@@ -5,17 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import tensorflow as tf
 from keras.src import backend
 
-
-def slice_update(inputs, start_indices, updates):
-    """What `keras.ops.slice_update` does, by a core op: `updates` written into `inputs` at `start_indices`."""
-    begin = tf.stack([tf.cast(index, tf.int32) for index in start_indices])
-    end = begin + tf.shape(updates)
-    return tf.raw_ops.TensorStridedSliceUpdate(
-        input=inputs, begin=begin, end=end, strides=tf.ones_like(begin), value=updates
-    )
+from keras_llm.layers.cache import slice_update
 
 
 @contextlib.contextmanager

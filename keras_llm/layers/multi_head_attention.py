@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_llm.layers.attention import penalty
+from keras_llm.layers.cache import empty, write
 from keras_llm.layers.embedding import RotaryEmbedding
 from keras_llm.layers.linear import Linear, reshape
 
@@ -112,8 +113,7 @@ class MultiHeadAttention(keras.layers.Layer):
     def new_cache(self, like, length):
         """A cache without tokens, for at most `length` of them and as many rows as the tensor `like` [B, ...] has."""
         return {
-            name: _empty(like, self.num_kv_heads, length, self.head_dim, self.compute_dtype)
-            for name in ("key", "value")
+            name: empty(like, self.num_kv_heads, length, self.head_dim, self.compute_dtype) for name in ("key", "value")
         }
 
     def call(
@@ -135,7 +135,7 @@ class MultiHeadAttention(keras.layers.Layer):
         else:
             query, key, value = self._project(x, position, positions)
             if cache is not None:
-                key, value = _write(cache["key"], key, position), _write(cache["value"], value, position)
+                key, value = write(cache["key"], key, position), write(cache["value"], value, position)
                 cache = {"key": key, "value": value}
         hidden = _hidden(mask, causal, ops.shape(x)[1], ops.shape(key)[2], None if cache is None else position)
         y, weights = self._attend(query, key, value, hidden, training)
@@ -171,7 +171,11 @@ class MultiHeadAttention(keras.layers.Layer):
         scores = ops.cast(scores, "float32")
         if hidden is not None:
             scores = scores + hidden
-        weights = ops.softmax(scores, axis=-1)  # [B, H, T, S]
+        if _is_one(length):
+            # A decoding step: TensorFlow's softmax kernel would hand its few rows to other threads and wait for them.
+            weights = ops.exp(ops.log_softmax(scores, axis=-1))
+        else:
+            weights = ops.softmax(scores, axis=-1)  # [B, H, T, S]
         dropped = self.drop(ops.cast(weights, self.compute_dtype), training=training)
         if groups > 1:
             dropped = reshape(dropped, (batch, self.num_kv_heads, groups * length, source))
@@ -201,34 +205,16 @@ def _heads_first(x):
 def _hidden(mask, causal, length, source, position):
     """What is added to the scores [B, H, T, S]: broadcastable to them, or None when everything may be seen."""
     added = None
-    one = isinstance(length, int) and length == 1
-    # Without a cache, or in one that grows by what is written, no key lies behind the last query.
-    if (causal and not one) or (position is not None and not CACHE_GROWS):
-        last = length - 1 if one or not causal else ops.expand_dims(ops.arange(length), 1)  # [] or [T, 1]
+    # Without a cache no key lies behind the last query.
+    if (causal and not _is_one(length)) or position is not None:
+        last = length - 1 if _is_one(length) or not causal else ops.expand_dims(ops.arange(length), 1)  # [] or [T, 1]
         last = last if position is None else last + position
         added = penalty(ops.arange(source) <= last)  # [S] or [T, S]
     if mask is not None:
-        # A cache that grows is shorter than the mask over all that it will hold.
-        padding = penalty(mask[:, None, None, :source])  # [B, 1, 1, S]
+        padding = penalty(mask[:, None, None, :])  # [B, 1, 1, S]
         added = padding if added is None else added + padding
     return added
 
 
-# XLA (JAX) wants constant shapes and then writes in place. A TensorFlow graph would copy the whole cache for one write,
-# so there the cache grows by concatenation: half the bytes, no mask, and no Xla* op in an exported graph.
-CACHE_GROWS = keras.backend.backend() != "jax"
-
-
-def _empty(like, heads, length, dim, dtype):
-    """Keys or values of no tokens yet, [B, K, L, d], or [B, K, 0, d] where the cache grows."""
-    if CACHE_GROWS:
-        # Computed from data so that the graph does not fix the length at 0.
-        length = ops.cast(ops.sum(like[:0]), "int32")
-    return ops.zeros((ops.shape(like)[0], heads, length, dim), dtype)
-
-
-def _write(cache, new, position):
-    """Puts `new` [B, K, T, d] at `position` of `cache`, behind the tokens it holds."""
-    if CACHE_GROWS:
-        return ops.concatenate([cache, new], axis=2)
-    return ops.slice_update(cache, (0, 0, position, 0), new)
+def _is_one(length):
+    return isinstance(length, int) and length == 1

@@ -30,7 +30,7 @@ class LayerNorm(keras.layers.Layer):
         x = ops.cast(x, "float32")
         mean, variance = ops.moments(x, axes=[-1], keepdims=True)
         factor = ops.rsqrt(variance + EPSILON) * ops.cast(self.scale, "float32")
-        # Written so that TensorFlow's graph optimiser finds its fused kernel when no gradient is wanted.
+        # All that can be is computed on the statistics; over x itself goes one product and one sum.
         y = x * factor + (ops.cast(self.shift, "float32") - mean * factor)
         return ops.cast(y, self.compute_dtype)
 

@@ -12,9 +12,20 @@ import urllib.request
 from collections.abc import Mapping
 
 from keras_llm.errors import UserError
+from keras_llm.tasks.base import setting_value
+from keras_llm.tasks.generating import SETTINGS
+
+DEFAULT = "serving_default"
+DTYPES = {"DT_FLOAT": "float32", "DT_INT32": "int32", "DT_INT64": "int32", "DT_STRING": "string"}
 
 
-def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
+def ask(
+    url: str,
+    inputs: Mapping[str, str],
+    timeout: float = 60.0,
+    signature: str = DEFAULT,
+    settings: Mapping[str, str] | None = None,
+) -> dict:
     """One question, one answer.
 
     Args:
@@ -22,6 +33,8 @@ def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
         inputs: the strings its signature wants: {"question": ..., "context": ...} or {"question": ...}. A single one goes
             to a model's only input, whatever that is called.
         timeout: seconds until the server counts as unreachable.
+        signature: which of the model's signatures answers.
+        settings: some of its other inputs, as values or as text; the rest of `sample`'s and `beam`'s keep their defaults.
 
     Returns:
         What the model gives: {"answer": str, "score": float, ...}.
@@ -35,16 +48,25 @@ def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
     'Ann'
     """
     address = _predict_url(url)
+    others = {}
+    if signature != DEFAULT or settings:
+        wanted = _dtypes(address, url, timeout, signature, "inputs")
+        dtypes = {name: dtype for name, dtype in wanted.items() if name not in inputs}
+        known = {name: SETTINGS[name][0] for name in dtypes if name in SETTINGS}
+        others = known | {name: setting_value(name, value, dtypes) for name, value in (settings or {}).items()}
+
+    def send(strings):
+        return _send(address, url, timeout, {"signature_name": signature, "instances": [{**strings, **others}]})
+
     try:
-        body = _send(address, url, timeout, {"instances": [dict(inputs)]})
+        body = send(inputs)
     except _RefusedError as refused:
         # A model that is asked with one string has it under its own name.
-        names = _names(address, url, timeout, "inputs") if len(inputs) == 1 else []
-        if len(names) != 1 or names[0] in inputs:
+        names = _dtypes(address, url, timeout, signature, "inputs").keys() - others if len(inputs) == 1 else ()
+        if len(names) != 1 or names & inputs.keys():
             raise UserError(str(refused)) from None
         try:
-            (text,) = inputs.values()
-            body = _send(address, url, timeout, {"instances": [{names[0]: text}]})
+            body = send(dict(zip(names, inputs.values(), strict=True)))
         except _RefusedError as again:
             raise UserError(str(again)) from None
     try:
@@ -52,8 +74,8 @@ def ask(url: str, inputs: Mapping[str, str], timeout: float = 60.0) -> dict:
     except (ValueError, KeyError, TypeError):
         answer = None
     if answer is not None and not isinstance(answer, dict):  # of a single output only the value is sent
-        names = _names(address, url, timeout, "outputs")
-        answer = {names[0]: answer} if len(names) == 1 else None
+        names = _dtypes(address, url, timeout, signature, "outputs")
+        answer = dict.fromkeys(names, answer) if len(names) == 1 else None
     if not isinstance(answer, dict):
         shown = body[:200].decode("utf-8", "replace")
         raise UserError(f"{url} must be a model that answers questions. Received: {shown!r}.")
@@ -81,13 +103,15 @@ def _send(address, url, timeout, content=None) -> bytes:
         ) from None
 
 
-def _names(address, url, timeout, side) -> list[str]:
-    """Names of the default signature's inputs or outputs; none if the server does not tell."""
+def _dtypes(address, url, timeout, signature, side) -> dict[str, str]:
+    """Name -> dtype of a signature's inputs or outputs; none if the server does not tell."""
     try:
         body = _send(address.removesuffix(":predict") + "/metadata", url, timeout)
-        return sorted(json.loads(body)["metadata"]["signature_def"]["signature_def"]["serving_default"][side])
-    except (_RefusedError, ValueError, KeyError, TypeError):
-        return []
+        signatures = json.loads(body)["metadata"]["signature_def"]["signature_def"]
+        tensors = signatures.get(signature, {}).get(side, {})
+        return {name: DTYPES.get(tensor["dtype"], "string") for name, tensor in sorted(tensors.items())}
+    except (_RefusedError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _predict_url(url: str) -> str:

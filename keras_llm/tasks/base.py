@@ -34,6 +34,11 @@ class Signature:
         dtypes = {float: "float32", int: "int32", str: "string"}
         return dict.fromkeys(self.texts, "string") | {name: dtypes[type(v[0])] for name, v in self.settings.items()}
 
+    def settings_of(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Values or texts by name -> values of the settings' dtypes; UserError where a name or a value does not fit."""
+        dtypes = {name: dtype for name, dtype in self.inputs.items() if name not in self.texts}
+        return {name: setting_value(name, value, dtypes) for name, value in given.items()}
+
     def example(self, strings: dict[str, str], place: int = 0) -> dict[str, Any]:
         """A request: the strings, and settings that change with `place`, each by itself; at 0 the first of each."""
         chosen = {
@@ -41,6 +46,27 @@ class Signature:
             for name, values in self.settings.items()
         }
         return {name: strings[name] for name in self.texts} | chosen
+
+
+def setting_value(name: str, value: Any, dtypes: dict[str, str]) -> Any:
+    """A setting's value, given as such or as text, in its dtype.
+
+    Raises:
+        UserError: no such setting, or not a value of its dtype.
+
+    Example:
+
+    >>> setting_value("top_k", "5", {"top_k": "int32"})
+    5
+    """
+    if name not in dtypes:
+        known = f"one of {', '.join(sorted(dtypes))}" if dtypes else "not known to this signature"
+        raise UserError(f"A setting is {known}. Received: {name}.")
+    convert = {"float32": float, "int32": int, "string": str}[dtypes[name]]
+    try:
+        return convert(value)
+    except ValueError:
+        raise UserError(f"The setting {name} must be {dtypes[name]}. Received: {value!r}.") from None
 
 
 class Answering:
@@ -134,18 +160,36 @@ class Answering:
                 answers.append({name: plain(values[i]) for name, values in columns.items()})
         return answers
 
-    def ask_one(self, strings: dict[str, str]) -> dict[str, Any]:
+    def ask_one(
+        self, strings: dict[str, str], signature: str = "serving_default", settings: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         """The answer to one request.
 
+        Args:
+            strings: the request.
+            signature: a name in `signatures`.
+            settings: some of the signature's settings, as values or as text; the others keep their defaults.
+
         Raises:
-            UserError: a string is missing or has no use here.
+            UserError: a string is missing or has no use here, no such signature or setting, or not a value of its type.
+
+        Example:
+
+        >>> task.ask_one({"question": "What is an LSTM?"}, "sample", {"seed": 3, "temperature": 0.7})["answer"]
+        'a recurrent network'
         """
         if set(strings) != set(self.inputs):
             raise UserError(
                 f"A {self.kind} model is asked with {' and '.join(self.inputs)}. "
                 f"Received: {', '.join(strings) or 'nothing'}."
             )
-        return self.ask([strings])[0]
+        if signature not in self.signatures:
+            raise UserError(
+                f"A signature of this model is one of {', '.join(self.signatures)}. Received: {signature!r}."
+            )
+        way = self.signatures[signature]
+        request = way.example(strings) | way.settings_of(settings or {})
+        return self.ask([request], function=self.trace(way.method, way.inputs))[0]
 
 
 class Task(Answering):

@@ -5,6 +5,18 @@ from __future__ import annotations
 from keras_llm.tasks.base import Signature
 
 NUM_BEAMS = 4
+UNLIMITED = 1_000_000  # tokens, more than any answer has
+
+# Each setting of `sample` and `beam`: its default, which changes nothing, and other values that the proof goes through.
+FILTERS = {"temperature": (1.0, 0.7, 0.0), "top_k": (0, 5), "top_p": (1.0, 0.9), "min_p": (0.0, 0.05)}
+RULES = {
+    "repetition_penalty": (1.0, 1.3),
+    "no_repeat_ngram_size": (0, 2),
+    "min_length": (0, 2),
+    "max_length": (UNLIMITED, 3),
+    "stop": ("", "的", ". "),
+}
+SETTINGS = {"seed": tuple(range(7)), "length_penalty": (1.0, 0.0, 2.0), **FILTERS, **RULES}
 
 
 class Generating:
@@ -25,13 +37,10 @@ class Generating:
 
     @property
     def signatures(self):
-        lengths = {"min_length": (0, 2), "max_length": (self.longest, 3)}
-        rules = {"repetition_penalty": (1.0, 1.3), "no_repeat_ngram_size": (0, 2), **lengths, "stop": ("", "的", ". ")}
-        filters = {"temperature": (1.0, 0.7, 0.0), "top_k": (0, 5), "top_p": (1.0, 0.9), "min_p": (0.0, 0.05)}
         return {
             **super().signatures,
-            "sample": Signature(self.sample, self.inputs, {"seed": tuple(range(7)), **filters, **rules}),
-            "beam": Signature(self.beam, self.inputs, {"length_penalty": (1.0, 0.0, 2.0), **rules}),
+            "sample": Signature(self.sample, self.inputs, {"seed": SETTINGS["seed"], **FILTERS, **RULES}),
+            "beam": Signature(self.beam, self.inputs, {"length_penalty": SETTINGS["length_penalty"], **RULES}),
         }
 
     def answer(self, **strings):

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
@@ -27,6 +28,7 @@ from keras_llm.export.lite.functions import LiteFunction, ids_function, string_f
 from keras_llm.export.lite.note import usage_note
 from keras_llm.export.lite.tokenizers import NotPossibleError
 from keras_llm.export.requests import proof_requests
+from keras_llm.layers import cache
 
 FORMATS = ("float32", "float16", "int8")
 PROCESS = Path(__file__).with_name("process.py")
@@ -90,7 +92,8 @@ def export_lite(
                 continue
             module = tf.Module()
             module.weights = [variable.value for variable in task.model.variables]
-            concrete = function.trace()
+            with lite_ops():
+                concrete = function.trace()
             for format_ in formats:
                 name = f"{form}_{format_}.tflite"
                 (beside / name).write_bytes(convert(concrete, module, format_, custom=form == "text"))
@@ -116,6 +119,16 @@ def check_formats(formats: Sequence[str]) -> None:
     """Raises UserError if a format does not exist."""
     for unknown in set(formats) - set(FORMATS):
         raise UserError(f"A TFLite format is one of {', '.join(FORMATS)}, or none. Received: {unknown!r}.")
+
+
+@contextlib.contextmanager
+def lite_ops() -> Iterator[None]:
+    """While it lasts, what is traced writes into caches by the op that the converter knows (DYNAMIC_UPDATE_SLICE)."""
+    ours, cache.slice_update = cache.slice_update, keras.ops.slice_update
+    try:
+        yield
+    finally:
+        cache.slice_update = ours
 
 
 def convert(concrete, module, format_: str = "float32", custom: bool = False) -> bytes:
