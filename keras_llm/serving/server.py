@@ -108,6 +108,7 @@ class Server:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             lifespan="off",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=STOP_SECONDS,

@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import time
 import zlib
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -36,7 +37,7 @@ LIMITS = Limits()
 
 def web_app(
     api: RestApi, threads: concurrent.futures.Executor, limits: Limits, metrics_path: str | None = metrics.PATH
-) -> Starlette:
+) -> Callable:
     """The ASGI application: TF Serving's REST API below /v1/, metrics if they have a path, a page at /, 404 elsewhere.
 
     Args:
@@ -47,7 +48,7 @@ def web_app(
     """
 
     class V1:
-        """An object, unlike a function, is given every method: the API itself tells which are malformed."""
+        """All methods and paths: the API itself tells which are malformed."""
 
         def __init__(self):
             self.under_way = 0
@@ -90,10 +91,16 @@ def web_app(
         return Response(page.page(api.models()), media_type="text/html", headers=page.HEADERS)
 
     v1 = V1()
-    routes = [Route("/", show_page), *(Route(f"/{prefix}/{{path:path}}", v1) for prefix in ("v1", "V1"))]
+    routes = [Route("/", show_page)]
     if metrics_path:
         routes.append(Route(metrics_path, show_metrics))
-    return Starlette(routes=routes)
+    others = Starlette(routes=routes)
+
+    async def app(scope, receive, send) -> None:
+        # The framework's routing would take longer than all else that is done here for a request.
+        await (v1 if scope["path"].startswith(("/v1/", "/V1/")) else others)(scope, receive, send)
+
+    return app
 
 
 def _error(status: int, message: str) -> Response:
