@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_llm.layers import cache
 from keras_llm.layers.attention import AdditiveAttention, DotAttention
 from keras_llm.layers.embedding import RotaryEmbedding, positions_of
 from keras_llm.layers.multi_head_attention import MultiHeadAttention
@@ -172,6 +173,43 @@ def test_step_by_step_with_a_cache_equals_the_whole(kv_heads, rotary):
     for position in range(3, 6):
         y, cache = layer(x[:, position : position + 1], causal=True, cache=cache, position=position)
         np.testing.assert_allclose(array(y)[:, 0], whole[:, position], atol=1e-5)
+
+
+def compiled(function):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
+@pytest.mark.parametrize("run", [lambda function: function, compiled], ids=["eager", "compiled"])
+def test_a_cache_that_is_still_needed_is_not_written_over(run):
+    def write_thrice(x):
+        # Two caches without tokens are equal: a graph may make one of them.
+        keys, values = (cache.empty(x, 2, 5, 4, "float32") for _ in range(2))
+        first = cache.write(keys, x, 1)
+        return (
+            keys,
+            values,
+            first,
+            cache.write(first, 2 * x, 3),
+            cache.write(values, 3 * x, ops.cast(ops.sum(x[:0]), "int32")),
+        )
+
+    x = normal(3, 2, 2, 4)
+    keys, values, first, second, other = (array(found) for found in run(write_thrice)(ops.array(x)))
+    expected = np.zeros((3, 2, 5, 4), "float32")
+    np.testing.assert_array_equal(keys, expected)
+    np.testing.assert_array_equal(values, expected)
+    expected[:, :, 1:3] = x
+    np.testing.assert_array_equal(first, expected)
+    expected[:, :, 3:] = 2 * x
+    np.testing.assert_array_equal(second, expected)
+    np.testing.assert_array_equal(other[:, :, :2], 3 * x)
+    assert not other[:, :, 2:].any()
 
 
 def test_a_cache_with_a_mask_hides_padding_in_front():
