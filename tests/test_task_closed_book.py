@@ -64,6 +64,7 @@ def test_one_request_with_some_settings(task):
         ("best", {}, "one of serving_default, sample, beam. Received: 'best'"),
         ("sample", {"heat": "1"}, "one of max_length, min_length, .*top_p. Received: heat"),
         ("sample", {"top_k": "2.5"}, "The setting top_k must be int32. Received: '2.5'"),
+        ("sample", {"seed": "3000000000"}, "The setting seed must be int32. Received: '3000000000'"),
         ("serving_default", {"seed": "1"}, "not known to this signature. Received: seed"),
     ):
         with pytest.raises(UserError, match=message):

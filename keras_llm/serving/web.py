@@ -97,7 +97,7 @@ def web_app(
     others = Starlette(routes=routes)
 
     async def app(scope, receive, send) -> None:
-        # The framework's routing would take longer than all else that is done here for a request.
+        # Past the framework's middleware and routing, of which a request to a model has no use.
         await (v1 if scope["path"].startswith(("/v1/", "/V1/")) else others)(scope, receive, send)
 
     return app

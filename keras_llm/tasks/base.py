@@ -64,9 +64,12 @@ def setting_value(name: str, value: Any, dtypes: dict[str, str]) -> Any:
         raise UserError(f"A setting is {known}. Received: {name}.")
     convert = {"float32": float, "int32": int, "string": str}[dtypes[name]]
     try:
-        return convert(value)
+        number = convert(value)
+        if convert is int and not -(2**31) <= number < 2**31:
+            raise ValueError
     except ValueError:
         raise UserError(f"The setting {name} must be {dtypes[name]}. Received: {value!r}.") from None
+    return number
 
 
 class Answering:
