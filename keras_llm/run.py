@@ -120,8 +120,9 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         for name, weight in _named(task.model).items():
             file.create_dataset(name, data=keras.ops.convert_to_numpy(weight.value))
         file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
+    # Not `getbuffer`: where writing fails, its view lives on in the traceback, and Python 3.12 crashes when it collects that.
     with files.replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content.getvalue())
 
 
 def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
