@@ -1,4 +1,4 @@
-"""Every setting of a run: four small dataclasses, the presets, and strict JSON.
+"""Every setting of a run: a few small dataclasses, the presets, and strict JSON.
 
 Priority: what the user gives > what the preset recommends > the default here. The merged config is printed and kept in
 the run.
@@ -13,15 +13,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keras_llm.errors import UserError
 
-Kind = Literal["reading", "closed_book"]
-Architecture = Literal["lstm", "transformer"]
+Kind = Literal["reading", "closed_book", "causal_lm"]
+Architecture = Literal["ngram", "feedforward", "lstm", "transformer"]
 
 
 @dataclasses.dataclass
 class TokenizerConfig:
     """How text becomes ids."""
 
-    tokenizer: Literal["wordpiece", "sentencepiece", "characters"] = "wordpiece"
+    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words"] = "wordpiece"
     """Which tokenizer is trained on the user's text. Reading needs byte offsets: wordpiece or characters."""
     vocabulary_size: int = 8000
     """Upper limit; a small text gives fewer pieces."""
@@ -57,6 +57,16 @@ class ModelConfig:
     """Inside the feed-forward part."""
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
+    order: int = 5
+    """Order n of an n-gram model; a feed-forward language model sees the n - 1 tokens before."""
+    min_count: int = 1
+    """n-grams of order 3 and more that occur less often are dropped from an n-gram model."""
+    direct_connections: bool = False
+    """Feed-forward language model: also connect the embeddings to the output, around the hidden layer."""
+    recurrent_dropout: float = 0.0
+    """LSTM language model: dropout on the recurrent state, the same units at every step."""
+    tied: bool = True
+    """The output head is the embedding's matrix (language models)."""
 
 
 @dataclasses.dataclass
@@ -71,6 +81,18 @@ class LengthConfig:
     """Context tokens a reader sees at once."""
     window_stride: int = 128
     """Tokens two neighbouring windows share."""
+    context_length: int = 256
+    """Tokens a language model is trained on at once; more than that a Transformer never sees."""
+
+
+@dataclasses.dataclass
+class CorpusConfig:
+    """How files become documents."""
+
+    document: Literal["file", "paragraph", "line"] = "paragraph"
+    """What a document is in a text file: all of it, a part between blank lines, or a line. In JSONL: a record."""
+    field: str = "text"
+    """Key of a JSONL record that holds its text: a string, or a list of strings, which become its lines."""
 
 
 @dataclasses.dataclass
@@ -115,6 +137,7 @@ class Config:
     """The network behind it."""
     preset: str = "small"
     """Name of the recommended values this config started from."""
+    corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)
     text: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
