@@ -191,8 +191,12 @@ def load(path: str | Path, weights: str = "best") -> Task:
 
 
 def _named(model) -> dict:
-    """Weights by their path below the model, whose own name Keras numbers within a process."""
-    return {weight.path.partition("/")[2]: weight for weight in model.weights}
+    """Weights by their path below the model, whose own name Keras numbers within a process.
+
+    What a training carries from batch to batch belongs to its state, not to the weights.
+    """
+    carried = {id(weight) for weight in model.carried.weights} if hasattr(model, "carried") else set()
+    return {weight.path.partition("/")[2]: weight for weight in model.weights if id(weight) not in carried}
 
 
 def _read_text(path: Path) -> str:

@@ -108,9 +108,9 @@ class Batches(Steps):
             received = f"batch size {batch_size}, worker {worker} of {workers}"
             raise UserError(f"Workers must share a batch evenly. Received: {received}. Give a multiple of the workers.")
         if drop_remainder and len(prepared) < batch_size:
-            received = f"batch size {batch_size}, {len(prepared)} examples"
             raise UserError(
-                f"A batch must not be larger than the data. Received: {received}. Give a smaller batch size."
+                f"Training needs at least one full batch. Received: {len(prepared)} examples with a batch size of "
+                f"{batch_size}. Give more data or a smaller --batch-size."
             )
         self.prepared = prepared
         self.batch_size = batch_size
