@@ -117,11 +117,11 @@ class NGramModel(keras.Model):
 
         ids = tf.cast(ids, tf.int64)
         nodes = self._nodes(ids, self.order)
-        result = tf.gather(self._log_probs[0].value, ids[:, 1:])
+        result = tf.gather(_read(self._log_probs[0]), ids[:, 1:])
         for k in range(1, self.order):
             node, context = nodes[k][:, 1:], nodes[k - 1][:, :-1]
-            backed_off = result + tf.gather(self._back_offs[k - 1].value, context)
-            result = tf.where(tf.equal(node, self._absent[k]), backed_off, tf.gather(self._log_probs[k].value, node))
+            backed_off = result + tf.gather(_read(self._back_offs[k - 1]), context)
+            result = tf.where(tf.equal(node, self._absent[k]), backed_off, tf.gather(_read(self._log_probs[k]), node))
         return tf.where(tf.equal(ids[:, 1:], PAD), 0.0, result)
 
     def _nodes(self, ids, longest):
@@ -133,7 +133,7 @@ class NGramModel(keras.Model):
             before = tf.pad(nodes[-1][:, :-1], [[0, 0], [1, 0]], constant_values=self._absent[k - 1])
             wanted = before * self.vocabulary_size + ids
             places = self._search(k, wanted)
-            found = tf.equal(tf.gather(self._keys[k].value, places), wanted)
+            found = tf.equal(tf.gather(_read(self._keys[k]), places), wanted)
             nodes.append(tf.where(found, places, tf.cast(self._absent[k], tf.int64)))
         return nodes
 
@@ -141,20 +141,21 @@ class NGramModel(keras.Model):
         """Log-probabilities [R, V] after contexts: for each length from 1 to n - 1 the nodes int64 [R]."""
         import tensorflow as tf
 
-        unigrams = tf.broadcast_to(self._log_probs[0].value, tf.stack([rows, self.vocabulary_size]))
+        unigrams = tf.broadcast_to(_read(self._log_probs[0]), tf.stack([rows, self.vocabulary_size]))
         if not contexts:
             return unigrams
-        weights = [tf.gather(w.value, nodes) for w, nodes in zip(self._back_offs, contexts, strict=True)]
+        weights = [tf.gather(_read(w), nodes) for w, nodes in zip(self._back_offs, contexts, strict=True)]
         # A token found below a context is weighed by the back-off weights of all longer contexts. [R] for each length
         longer = tf.unstack(tf.cumsum(tf.stack(weights), exclusive=True, reverse=True))
         logits = unigrams + (longer[0] + weights[0])[:, None]
         for k, nodes in enumerate(contexts, start=1):
-            # A node's children lie side by side: ragged [R, (children)] as flat values and the row of each.
-            first = self._search(k, nodes * self.vocabulary_size)
-            children = tf.ragged.range(first, self._search(k, (nodes + 1) * self.vocabulary_size))
-            places, row = children.flat_values, children.value_rowids()
-            tokens = tf.gather(self._keys[k].value, places) - tf.gather(nodes, row) * self.vocabulary_size
-            values = tf.gather(self._log_probs[k].value, places) + tf.gather(longer[k - 1], row)
+            # A node's children lie side by side: ragged [R, (children)] as flat places and the row of each.
+            first, last = tf.unstack(self._search(k, tf.stack([nodes, nodes + 1]) * self.vocabulary_size))
+            children = tf.ragged.range(first, last)
+            places = children.flat_values
+            row = tf.searchsorted(children.row_splits, tf.range(tf.size(places, tf.int64)), "right", tf.int64) - 1
+            tokens = tf.gather(_read(self._keys[k]), places) - tf.gather(nodes, row) * self.vocabulary_size
+            values = tf.gather(_read(self._log_probs[k]), places) + tf.gather(longer[k - 1], row)
             logits = tf.tensor_scatter_nd_update(logits, tf.stack([row, tokens], 1), values)
         return logits
 
@@ -162,7 +163,7 @@ class NGramModel(keras.Model):
         """Where the first key of order k + 1 stands that is not below `wanted`, int64 of any shape."""
         import tensorflow as tf
 
-        places = tf.searchsorted(self._keys[k].value, tf.reshape(wanted, [-1]), out_type=tf.int64)
+        places = tf.searchsorted(_read(self._keys[k]), tf.reshape(wanted, [-1]), out_type=tf.int64)
         return tf.reshape(places, tf.shape(wanted))
 
     def _stored(self, arrays, name):
@@ -175,6 +176,17 @@ class NGramModel(keras.Model):
             trainable=False,
             autocast=False,
         )
+
+
+def _read(weight):
+    """A table as a tensor, which is not copied.
+
+    Gathering from the variable itself would make TensorFlow copy all of it at every later read (ResourceGather sets
+    `copy_on_read_mode`).
+    """
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(weight.value)
 
 
 def _checked_order(arrays):
