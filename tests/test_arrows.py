@@ -28,8 +28,8 @@ ARROWS = {
     "command_line": set(),
     "__init__": {"run"},
 }
-# Needs an op that Keras has no name for, where Keras runs on TensorFlow, and imports it only there.
-IN_A_TENSORFLOW_BRANCH = {"layers/cache.py"}
+# Need ops that Keras has no name for, where Keras runs on TensorFlow, and import it only there.
+IN_A_TENSORFLOW_BRANCH = {"layers/cache.py", "models/ngram.py"}
 WITHOUT_TENSORFLOW = ["layers", "models", "generation", "training", "data/prepared.py", "data/batches.py"]
 
 
