@@ -151,6 +151,8 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
             f"{path} was trained with another tokenizer than the one beside it "
             f"({facts['tokenizer'][:12]} and {tokenizer_hash[:12]}). Put the original files back."
         )
+    if hasattr(task.model, "from_arrays"):  # an n-gram model: what was counted decides its shapes
+        task.model = task.model.from_arrays(arrays)
     named = _named(task.model)
     wanted = {name: tuple(weight.shape) for name, weight in named.items()}
     stored = {name: array.shape for name, array in arrays.items()}

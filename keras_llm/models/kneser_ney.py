@@ -170,6 +170,19 @@ def _unigrams(levels, vocabulary_size):
     return probabilities, np.arange(vocabulary_size)
 
 
+def uniform(vocabulary_size: int) -> dict[str, np.ndarray]:
+    """The arrays of a model of order 1 that has counted nothing.
+
+    Example:
+
+    >>> np.exp(uniform(6)["log_probs_1"]).round(2).tolist()
+    [0.0, 0.25, 0.0, 0.25, 0.25, 0.25]
+    """
+    probabilities = np.full(vocabulary_size, 1 / (vocabulary_size - 2))
+    probabilities[[PAD, START]] = 0.0
+    return {"log_probs_1": _log(probabilities).astype(np.float32)}
+
+
 def _log(probabilities):
     """Natural logarithm, float64, with `IMPOSSIBLE` for 0."""
     return np.log(probabilities, out=np.full(len(probabilities), IMPOSSIBLE), where=probabilities > 0)

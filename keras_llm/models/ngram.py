@@ -9,7 +9,9 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_llm.config import ModelConfig
 from keras_llm.errors import UserError
+from keras_llm.models.kneser_ney import uniform
 
 PAD = 0
 
@@ -58,6 +60,11 @@ class NGramModel(keras.Model):
         # The node that nothing is stored below. In order 1 it is padding, which no text has.
         self._absent = [PAD, *(len(arrays[f"keys_{k}"]) - 1 for k in range(2, self.order + 1))]
         self.built = True
+
+    @classmethod
+    def untrained(cls, vocabulary_size: int, config: ModelConfig, dtype=None) -> "NGramModel":
+        """A model that has counted nothing: all ids but padding and start are equally probable. What every architecture offers."""
+        return cls(uniform(vocabulary_size))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "NGramModel":

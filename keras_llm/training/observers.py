@@ -55,7 +55,7 @@ class TensorBoardObserver:
         """The last things: hyper-parameters with the final metrics, the embedding for the projector."""
         final = {f"final/{name}": value for name, value in metrics.get("evaluation", metrics.get("train", {})).items()}
         self.board.hyper_parameters(self.settings, final)
-        if self.task.tokenizer is not None:
+        if self.task.tokenizer is not None and hasattr(self.task.model, "embedding"):
             table = keras.ops.convert_to_numpy(self.task.model.embedding.embeddings)
             self.board.embeddings("tokens", table, self.task.tokenizer.tokens())
         self.close()
