@@ -45,7 +45,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def rows():
     """Seen and unseen documents, the unknown id and a token that the training data lacks (11) among them, padded."""
-    unseen = [[START, 11, 4, UNKNOWN, 4, 4, END], [START, 10, 9, 8, 7, 6, 5, END], [START, END]]
+    unseen = [[START, 11, 4, UNKNOWN, 4, 4, END], [START, 10, 9, 8, 7, 6, 5, END], [START, END], [4, 4, 4, 4, END]]
     return padded([*random_documents()[:6], *random_documents(seed=9, count=6), *unseen])
 
 
@@ -74,6 +74,7 @@ def by_back_off(arrays, tokens):
 
 def test_log_probs_are_those_of_the_definition(model, rows):
     arrays, found = model.arrays(), model.log_probs(rows).numpy()
+    assert START not in rows[-1]  # nothing stands before a row, even if it does not say so
     assert found.shape == (len(rows), rows.shape[1] - 1) and found.dtype == "float32"
     for row, values in zip(rows.tolist(), found, strict=True):
         for end in range(1, len(row)):
