@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_llm.errors import UserError
+from keras_llm.generation.beam import beam_search
 from keras_llm.generation.decode import greedy, sample
 from keras_llm.models.kneser_ney import IMPOSSIBLE, kneser_ney
 from keras_llm.models.ngram import NGramModel
@@ -159,6 +160,16 @@ def test_sampling_in_a_graph_never_draws_padding_or_start(model):
             np.testing.assert_allclose(values[: len(expected)], expected, atol=1e-4)
 
 
+def test_beams_are_scored_as_whole_texts(model):
+    starts = np.array([START, START])
+    found = beam_search(model.step, starts, model.start(starts[:, None], 0, 9), END, PAD, 9, 3, 0.0, num_results=3)
+    ids, scores = (x.numpy() for x in found)
+    assert ids.shape == (2, 3, 9) and len({tuple(row) for row in ids[0].tolist()}) == 3
+    for row, score in zip(ids[0].tolist(), scores[0], strict=True):
+        text = [START, *(token for token in row if token != PAD), END][:10]
+        assert score == pytest.approx(model.log_probs([text]).numpy().sum(), abs=1e-4)
+
+
 def test_saved_model_keeps_the_tables_as_variables_and_passes_the_gates(model, rows, tmp_path):
     from keras_llm.export import gates
 
@@ -175,7 +186,8 @@ def test_saved_model_keeps_the_tables_as_variables_and_passes_the_gates(model, r
         tf.TensorSpec([None, None], tf.int32)
     )
     tf.saved_model.save(module, str(tmp_path), signatures={"step": module.step, "serving_default": module.score})
-    gates.check(tmp_path)
+    for server in gates.SERVERS["servers"]:
+        gates.check(tmp_path, server)
     largest = max((len(n.SerializeToString()) for n in module.step.graph.as_graph_def().node), default=0)
     assert largest < 1000  # no table is a constant of the graph
     loaded = tf.saved_model.load(str(tmp_path))
