@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_llm.errors import UserError
+from keras_llm.generation.beam import beam_search
 from keras_llm.generation.decode import greedy, sample
 from keras_llm.models.kneser_ney import IMPOSSIBLE, kneser_ney
 from keras_llm.models.ngram import NGramModel
@@ -45,7 +46,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def rows():
     """Seen and unseen documents, the unknown id and a token that the training data lacks (11) among them, padded."""
-    unseen = [[START, 11, 4, UNKNOWN, 4, 4, END], [START, 10, 9, 8, 7, 6, 5, END], [START, END]]
+    unseen = [[START, 11, 4, UNKNOWN, 4, 4, END], [START, 10, 9, 8, 7, 6, 5, END], [START, END], [4, 4, 4, 4, END]]
     return padded([*random_documents()[:6], *random_documents(seed=9, count=6), *unseen])
 
 
@@ -74,6 +75,7 @@ def by_back_off(arrays, tokens):
 
 def test_log_probs_are_those_of_the_definition(model, rows):
     arrays, found = model.arrays(), model.log_probs(rows).numpy()
+    assert START not in rows[-1]  # nothing stands before a row, even if it does not say so
     assert found.shape == (len(rows), rows.shape[1] - 1) and found.dtype == "float32"
     for row, values in zip(rows.tolist(), found, strict=True):
         for end in range(1, len(row)):
@@ -158,6 +160,16 @@ def test_sampling_in_a_graph_never_draws_padding_or_start(model):
             np.testing.assert_allclose(values[: len(expected)], expected, atol=1e-4)
 
 
+def test_beams_are_scored_as_whole_texts(model):
+    starts = np.array([START, START])
+    found = beam_search(model.step, starts, model.start(starts[:, None], 0, 9), END, PAD, 9, 3, 0.0, num_results=3)
+    ids, scores = (x.numpy() for x in found)
+    assert ids.shape == (2, 3, 9) and len({tuple(row) for row in ids[0].tolist()}) == 3
+    for row, score in zip(ids[0].tolist(), scores[0], strict=True):
+        text = [START, *(token for token in row if token != PAD), END][:10]
+        assert score == pytest.approx(model.log_probs([text]).numpy().sum(), abs=1e-4)
+
+
 def test_saved_model_keeps_the_tables_as_variables_and_passes_the_gates(model, rows, tmp_path):
     from keras_llm.export import gates
 
@@ -174,7 +186,8 @@ def test_saved_model_keeps_the_tables_as_variables_and_passes_the_gates(model, r
         tf.TensorSpec([None, None], tf.int32)
     )
     tf.saved_model.save(module, str(tmp_path), signatures={"step": module.step, "serving_default": module.score})
-    gates.check(tmp_path)
+    for server in gates.SERVERS["servers"]:
+        gates.check(tmp_path, server)
     largest = max((len(n.SerializeToString()) for n in module.step.graph.as_graph_def().node), default=0)
     assert largest < 1000  # no table is a constant of the graph
     loaded = tf.saved_model.load(str(tmp_path))
