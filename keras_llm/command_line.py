@@ -71,25 +71,37 @@ def recommended(arguments: list[str], kind: str, model: str) -> Config:
         arguments: the command line; only --kind, --model, --preset and --config are looked at.
         kind, model: where the command line names none.
     """
-    named = {"kind": kind, "model": model, "preset": "small", "config": None}
-    for i, argument in enumerate(arguments):
-        for name in named:
-            if argument == f"--{name}" and i + 1 < len(arguments):
-                named[name] = arguments[i + 1]
-            elif argument.startswith(f"--{name}="):
-                named[name] = argument.partition("=")[2]
-    named["kind"] = named["kind"].replace("-", "_")
+    defaults = {"kind": kind, "model": model, "preset": "small", "config": None}
+    chosen = {name: named(arguments, name) or default for name, default in defaults.items()}
+    chosen["kind"] = chosen["kind"].replace("-", "_")
     config = None
-    if named["config"]:
-        path = Path(named["config"])
+    if chosen["config"]:
+        path = Path(chosen["config"])
         text = read_text(path, "--config")
         # A file may name kind, model and preset itself: they decide what its other keys are laid over.
         own = from_json(text, str(path))
         given = {name: getattr(own, name) for name in ("kind", "model", "preset") if f'"{name}"' in text}
-        named.update({k: v for k, v in given.items() if not any(a.startswith(f"--{k}") for a in arguments)})
-        config = from_json(text, str(path), make_config(named["kind"], named["model"], named["preset"]))
-        config.kind, config.model, config.preset = named["kind"], named["model"], named["preset"]
-    return config or make_config(named["kind"], named["model"], named["preset"])
+        chosen.update({k: v for k, v in given.items() if not any(a.startswith(f"--{k}") for a in arguments)})
+        config = from_json(text, str(path), make_config(chosen["kind"], chosen["model"], chosen["preset"]))
+        config.kind, config.model, config.preset = chosen["kind"], chosen["model"], chosen["preset"]
+    return config or make_config(chosen["kind"], chosen["model"], chosen["preset"])
+
+
+def named(arguments: list[str], name: str) -> str | None:
+    """What a command line gives a flag, before it is parsed; None where it does not name it.
+
+    Example:
+
+    >>> named(["--model", "lstm", "--preset=tiny"], "preset")
+    'tiny'
+    """
+    value = None
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}" and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif argument.startswith(f"--{name}="):
+            value = argument.partition("=")[2]
+    return value
 
 
 def with_settings(cls, config: Config):

@@ -13,8 +13,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keras_llm.errors import UserError
 
-Kind = Literal["reading", "closed_book", "causal_lm"]
+Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption"]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
+
+SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
 
 
 @dataclasses.dataclass
@@ -58,7 +60,7 @@ class ModelConfig:
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
     context_length: int = 256
-    """Tokens a language model is trained on at once; more than that a Transformer never sees."""
+    """Tokens a model is pretrained on at once; more than that a Transformer never sees."""
     order: int = 5
     """Order n of an n-gram model; a feed-forward language model sees the n - 1 tokens before."""
     min_count: int = 1
@@ -93,6 +95,22 @@ class CorpusConfig:
     """What a document is in a text file: all of it, a part between blank lines, or a line. In JSONL: a record."""
     field: str = "text"
     """Key of a JSONL record that holds its text: a string, or a list of strings, which become its lines."""
+
+
+@dataclasses.dataclass
+class MaskingConfig:
+    """What is hidden from a model that learns to fill it in (kinds masked_lm and span_corruption)."""
+
+    mask_share: float = 0.15
+    """Share of the tokens that are predicted."""
+    whole_words: bool = True
+    """masked_lm: all pieces of a word are hidden together."""
+    segmentation: Literal["none", "jieba"] = "none"
+    """masked_lm: what a Chinese word is: "none", a character; "jieba", what jieba says (pip install jieba)."""
+    next_sentence: bool = True
+    """masked_lm: pairs of texts, of which the model also says whether the second one follows the first."""
+    span_length: float = 3.0
+    """span_corruption: mean length of the spans that are hidden."""
 
 
 @dataclasses.dataclass
@@ -136,7 +154,8 @@ class Config:
     """Everything that decides what a run becomes."""
 
     kind: Kind = "reading"
-    """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory."""
+    """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory, "causal_lm" writes on,
+    "masked_lm" and "span_corruption" fill gaps."""
     model: Architecture = "transformer"
     """The network behind it."""
     preset: str = "small"
@@ -145,6 +164,7 @@ class Config:
     text: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
+    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
@@ -242,6 +262,10 @@ def validate(config: Config) -> Config:
         )
     if config.kind == "causal_lm":
         _validate_language_model(config)
+    if config.kind == "masked_lm":
+        _validate_masked_lm(config)
+    if config.kind == "span_corruption":
+        _validate_span_corruption(config)
     return config
 
 
@@ -259,6 +283,43 @@ def _validate_language_model(config: Config) -> None:
             "Learned positions end with the context: max_answer_length must be below context_length. "
             f"Received: max_answer_length={longest}, context_length={network.context_length}. Use rotary positions to "
             "write on beyond it."
+        )
+
+
+def _validate_masked_lm(config: Config) -> None:
+    masking, length = config.masking, config.network.context_length
+    if config.text.tokenizer != "wordpiece":
+        raise UserError(
+            f"Masked language modelling needs a tokenizer with a mask token. Received: tokenizer={config.text.tokenizer}. "
+            "Use wordpiece."
+        )
+    if not 0 < masking.mask_share < 1:
+        raise UserError(f"mask_share must be above 0 and below 1. Received: {masking.mask_share}.")
+    if length < 8:
+        raise UserError(f"Two sentences and three special tokens need context_length >= 8. Received: {length}.")
+    if masking.segmentation == "jieba" and not masking.whole_words:
+        raise UserError(
+            "segmentation says which characters are hidden together, so it needs whole_words. "
+            "Received: segmentation=jieba without whole_words. Leave one of them out."
+        )
+
+
+def _validate_span_corruption(config: Config) -> None:
+    masking, length = config.masking, config.network.context_length
+    if config.text.tokenizer not in ("sentencepiece", "characters"):
+        raise UserError(
+            f"Span corruption writes text and needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
+            "Use sentencepiece or characters."
+        )
+    # More would leave fewer visible tokens than spans to keep apart.
+    if not 0 < masking.mask_share <= 0.5:
+        raise UserError(f"mask_share of span corruption must be above 0, at most 0.5. Received: {masking.mask_share}.")
+    if masking.span_length < 1:
+        raise UserError(f"span_length must be at least 1. Received: {masking.span_length}.")
+    if length * masking.mask_share > SENTINELS * masking.span_length:
+        raise UserError(
+            f"A row has at most {SENTINELS} spans: context_length * mask_share / span_length must not exceed it. Received: "
+            f"{length} * {masking.mask_share} / {masking.span_length}. Give a shorter context or longer spans."
         )
 
 

@@ -10,6 +10,8 @@ from keras_llm.errors import UserError
 
 GPT_LIKE = {"positions": "rotary", "norm": "rms", "activation": "gelu", "dropout": 0.1}
 
+BERT_LIKE = {"positions": "learned", "norm": "layer", "norm_first": False, "activation": "gelu", "dropout": 0.1}
+
 # Recommended values: preset -> (kind, model) -> section -> field. "tiny" is for tests and the demo.
 PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
     "tiny": {
@@ -61,6 +63,33 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             },
             "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
         },
+        ("masked_lm", "transformer"): {
+            "text": {"tokenizer": "wordpiece", "vocabulary_size": 2000},
+            "network": {
+                **GPT_LIKE,
+                "embedding_dim": 128,
+                "num_layers": 2,
+                "feedforward_dim": 256,
+                "context_length": 64,
+            },
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
+        },
+        ("span_corruption", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "context_length": 64},
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 3e-3},
+        },
+        ("span_corruption", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {
+                **GPT_LIKE,
+                "embedding_dim": 128,
+                "num_layers": 2,
+                "feedforward_dim": 256,
+                "context_length": 64,
+            },
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
+        },
     },
     "small": {
         ("causal_lm", "ngram"): {
@@ -94,6 +123,34 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
             "network": {**GPT_LIKE, "embedding_dim": 384, "num_layers": 6, "num_heads": 6, "feedforward_dim": 1536},
             "training": {"epochs": 10, "batch_size": 16, "learning_rate": 1e-3},
+        },
+        # 3 million parameters in the blocks.
+        ("masked_lm", "transformer"): {
+            "text": {"tokenizer": "wordpiece", "vocabulary_size": 8000},
+            "network": {
+                **GPT_LIKE,
+                "embedding_dim": 256,
+                "num_layers": 4,
+                "feedforward_dim": 1024,
+                "context_length": 128,
+            },
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
+        },
+        ("span_corruption", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {"embedding_dim": 256, "hidden_dim": 256, "num_layers": 2, "context_length": 128},
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3},
+        },
+        ("span_corruption", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {
+                **GPT_LIKE,
+                "embedding_dim": 256,
+                "num_layers": 4,
+                "feedforward_dim": 1024,
+                "context_length": 128,
+            },
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
         },
         ("reading", "lstm"): {
             # Capitals tell names from other words, and pieces of a small vocabulary stand in unseen texts, too.
@@ -139,6 +196,36 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "training": {"epochs": 10, "batch_size": 16, "learning_rate": 6e-4},
         },
     },
+    "bert_small": {
+        # 13 million parameters in the blocks: BERT-small of Turc et al. 2019.
+        ("masked_lm", "transformer"): {
+            "text": {"tokenizer": "wordpiece", "vocabulary_size": 30522},
+            "network": {
+                **BERT_LIKE,
+                "embedding_dim": 512,
+                "num_layers": 4,
+                "num_heads": 8,
+                "feedforward_dim": 2048,
+                "context_length": 512,
+            },
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 5e-4, "schedule": "linear"},
+        },
+    },
+    "minilm": {
+        # 11 million parameters in the blocks: the shape of MiniLM-L6-H384.
+        ("masked_lm", "transformer"): {
+            "text": {"tokenizer": "wordpiece", "vocabulary_size": 30522},
+            "network": {
+                **BERT_LIKE,
+                "embedding_dim": 384,
+                "num_layers": 6,
+                "num_heads": 12,
+                "feedforward_dim": 1536,
+                "context_length": 512,
+            },
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 5e-4, "schedule": "linear"},
+        },
+    },
     "gpt2": {
         # 124 million parameters, the smallest GPT-2.
         ("causal_lm", "transformer"): {
@@ -173,6 +260,9 @@ def make_config(kind: str, model: str, preset: str = "small") -> Config:
     """
     if preset not in PRESETS:
         raise UserError(f"A preset is one of {', '.join(PRESETS)}. Received: {preset!r}.{nearest(preset, PRESETS)}")
+    models = dict.fromkeys(m for pairs in PRESETS.values() for k, m in pairs if k == kind)
+    if models and model not in models:
+        raise UserError(f"{kind} is trained with the model {' or '.join(models)}. Received: {model!r}.")
     recommended = PRESETS[preset].get((kind, model))
     if recommended is None:
         pairs = ", ".join(f"{k}+{m}" for k, m in PRESETS[preset])

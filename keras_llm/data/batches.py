@@ -173,14 +173,24 @@ class Batches(Steps):
             return np.arange(len(self.prepared))
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
         order = random.permutation(len(self.prepared))
-        if self._lengths is None:
-            return order
-        # The remainder is cut off before sorting: any example may be in it, not only the longest.
-        whole, remainder = np.split(order, [len(order) // self.batch_size * self.batch_size])
-        for start in range(0, len(whole), POOL * self.batch_size):
-            pool = whole[start : start + POOL * self.batch_size]
-            pool[:] = pool[np.argsort(self._lengths[pool], kind="stable")]
-        return np.concatenate([random.permutation(whole.reshape(-1, self.batch_size)).ravel(), remainder])
+        return order if self._lengths is None else in_pools(order, self._lengths, self.batch_size, random)
+
+
+def in_pools(order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> np.ndarray:
+    """Shuffled rows so that batches have rows of like length: sorted in pools of 64 batches, which are shuffled as such.
+
+    Args:
+        order: numbers of rows, shuffled.
+        lengths: of every row.
+        batch_size: rows of a batch.
+        random: shuffles the batches.
+    """
+    # The remainder is cut off before sorting: any example may be in it, not only the longest.
+    whole, remainder = np.split(order, [len(order) // batch_size * batch_size])
+    for start in range(0, len(whole), POOL * batch_size):
+        pool = whole[start : start + POOL * batch_size]
+        pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
+    return np.concatenate([random.permutation(whole.reshape(-1, batch_size)).ravel(), remainder])
 
 
 def _pad(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:

@@ -130,6 +130,27 @@ class Prepared:
             raise UserError(f"Prepared data must be whole. Received: {received}. Prepare the data again.") from None
 
 
+def in_memory(rows: Iterable[dict[str, np.ndarray]]) -> Prepared:
+    """Rows of 1-D features as prepared data that is on no disk, for evaluation.
+
+    Args:
+        rows: as `Prepared.write` takes them; at least one.
+
+    Raises:
+        UserError: there are no rows.
+
+    Example:
+
+    >>> in_memory([{"ids": np.array([5, 6])}, {"ids": np.array([7])}]).splits["ids"].tolist()
+    [0, 2, 3]
+    """
+    rows = list(rows)
+    if not rows:
+        raise UserError("At least one example must be prepared. Received: none to evaluate on. Check the data.")
+    splits = {name: np.cumsum([0, *(len(row[name]) for row in rows)]) for name in rows[0]}
+    return Prepared({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, splits, "", len(rows))
+
+
 def fingerprint(*parts) -> str:
     """SHA-256 of what something was made from.
 

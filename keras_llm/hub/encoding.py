@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_llm.hub.packing import pack, positions
 from keras_llm.tasks.base import Answering
 from keras_llm.text.bert import BertEncoder
+from keras_llm.text.filling import fill_marks, split_at_marks, with_ids
+from keras_llm.text.packing import pack, positions
 from keras_llm.text.splitting import WHITE
 from keras_llm.text.unicode import sanitise
 
@@ -116,15 +117,12 @@ class MaskedLM(Encoding):
         self.mask_token, self.mask_id = mask_token, mask_id
 
     def answer(self, text):
-        parts = tf.strings.split(sanitise(text), self.mask_token)  # string [B, (masks + 1)]
-        last = tf.range(tf.size(parts.values, tf.int64)) == tf.gather(parts.row_limits() - 1, parts.value_rowids())
+        parts, followed = split_at_marks(sanitise(text), self.mask_token)
         if self.spaces_are_tokens:  # the token that is looked for brings its own
             stripped = tf.strings.regex_replace(parts.values, f"[{WHITE}]+$", "")
-            parts = parts.with_values(tf.where(last, parts.values, stripped))
-        ids = self.tokenizer.encode(parts.values)
-        masks = tf.cast(~last, tf.int64)
-        masks = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(masks)], self.mask_id), masks)
-        tokens, here = self.pack(parts.with_values(tf.concat([ids, masks], 1)).merge_dims(1, 2))
+            parts = parts.with_values(tf.where(followed, stripped, parts.values))
+        masks = tf.fill([tf.math.count_nonzero(followed)], self.mask_id)
+        tokens, here = self.pack(with_ids(self.tokenizer.encode(parts.values), parts, followed, masks))
         places, count = positions(tokens == self.mask_id)
         probabilities = tf.nn.softmax(tf.cast(self.call(tokens, here, mask_positions=places), tf.float32))
         scores, ids = tf.math.top_k(probabilities, min(CANDIDATES, probabilities.shape[-1]))  # [B, M, 5]
@@ -152,11 +150,7 @@ class MaskedLM(Encoding):
         """string [B, (masks + 1)], string [B, (masks that were read)] -> string [B]."""
         if not self.spaces_are_tokens:  # the text's own are kept
             found = found.with_values(tf.strings.strip(found.values))
-        unread = parts.row_lengths() - 1 - tf.cast(found.row_lengths(), tf.int64)
-        rest = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(unread)], self.mask_token), unread)
-        none = tf.RaggedTensor.from_tensor(tf.fill([tf.shape(unread)[0], 1], ""))
-        filled = tf.concat([found.with_row_splits_dtype(tf.int64), rest, none], 1)
-        text = tf.strings.reduce_join(parts.with_values(tf.strings.join([parts.values, filled.values])), axis=1)
+        text = fill_marks(parts, found, self.mask_token)
         starts = tf.gather(parts.values, parts.row_starts()) == ""
         return tf.where(starts, tf.strings.regex_replace(text, "^ ", ""), text)
 

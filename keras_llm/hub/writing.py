@@ -13,9 +13,9 @@ import tensorflow as tf
 from keras_llm.generation.forced import Forced
 from keras_llm.generation.logits import FORBIDDEN
 from keras_llm.hub.cache import core_ops
-from keras_llm.hub.packing import pack
 from keras_llm.tasks.base import Answering
 from keras_llm.tasks.generating import Generating
+from keras_llm.text.packing import pack
 
 
 class Writing(Generating, Answering):

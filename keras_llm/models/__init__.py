@@ -7,6 +7,7 @@ from keras_llm.models.lstm_reader import LSTMReader
 from keras_llm.models.ngram import NGramModel
 from keras_llm.models.transformer_encoder_decoder import TransformerEncoderDecoder
 from keras_llm.models.transformer_lm import TransformerLanguageModel
+from keras_llm.models.transformer_masked_lm import TransformerMaskedLanguageModel
 from keras_llm.models.transformer_reader import TransformerReader
 
 MODELS = {
@@ -19,4 +20,7 @@ MODELS = {
     ("causal_lm", "lstm"): LSTMLanguageModel,
     ("causal_lm", "lstm_attention"): LSTMAttentionLanguageModel,
     ("causal_lm", "transformer"): TransformerLanguageModel,
+    ("masked_lm", "transformer"): TransformerMaskedLanguageModel,
+    ("span_corruption", "lstm"): LSTMEncoderDecoder,
+    ("span_corruption", "transformer"): TransformerEncoderDecoder,
 }

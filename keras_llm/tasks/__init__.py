@@ -3,9 +3,15 @@
 from keras_llm.tasks.base import Task
 from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.closed_book import ClosedBook
+from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
 
-TASKS: dict[str, type[Task]] = {"reading": Reading, "closed_book": ClosedBook, "causal_lm": CausalLM}
+TASKS: dict[str, type[Task]] = {
+    "reading": Reading,
+    "closed_book": ClosedBook,
+    "causal_lm": CausalLM,
+    "masked_lm": MaskedLM,
+}
 
 
 def make_task(config, tokenizer=None, vocabulary_size=None, precision=None) -> Task:

@@ -223,14 +223,17 @@ class Task(Answering):
     ):
         import keras
 
-        from keras_llm.models import MODELS
-
         self.config = config
         size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
         policy = keras.dtype_policies.get(precision or config.training.precision)
-        model = MODELS[config.kind, config.model](size, config.network, dtype=policy)
-        super().__init__(config.kind, tokenizer, model)
+        super().__init__(config.kind, tokenizer, self.make_model(size, policy))
         self.model(self.example_inputs())
+
+    def make_model(self, vocabulary_size: int, dtype):
+        """A freshly initialised model for a tokenizer's V ids."""
+        from keras_llm.models import MODELS
+
+        return MODELS[self.config.kind, self.config.model](vocabulary_size, self.config.network, dtype=dtype)
 
     # What a subclass gives
 
@@ -263,8 +266,9 @@ class Task(Answering):
         """The source of training batches (`keras_llm.data.batches.Steps`), padded to multiples of a number of tokens."""
         raise NotImplementedError
 
-    def split(self, batch: dict[str, np.ndarray]) -> tuple[dict, np.ndarray, np.ndarray]:
-        """A padded batch of prepared rows -> (x, y, sample_weight) for the model and the loss."""
+    def split(self, batch: dict[str, np.ndarray]) -> tuple[dict, Any, Any]:
+        """A padded batch of prepared rows -> (x, y, sample_weight) for the model and the loss: arrays, or, for a model with
+        several outputs, dicts of them."""
         raise NotImplementedError
 
     def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
@@ -272,7 +276,7 @@ class Task(Answering):
         raise NotImplementedError
 
     def loss(self):
-        """The training loss."""
+        """The training loss, or a dict with one for each of the model's outputs; their sum is minimised."""
         from keras_llm.layers.losses import CrossEntropy
 
         return CrossEntropy(self.config.training.label_smoothing)

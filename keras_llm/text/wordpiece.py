@@ -56,6 +56,7 @@ class WordPieceTokenizer(Tokenizer):
             vocabulary, max_bytes_per_word=LONGEST_WORD, token_out_type=tf.int32, unknown_token="[UNK]"
         )
         self._pieces = tf.constant([piece.removeprefix("##") for piece in vocabulary])
+        self._continues = tf.constant([piece.startswith("##") for piece in vocabulary])
         self._joins_left = tf.constant([piece.startswith("##") or _joins(piece[0], "left") for piece in vocabulary])
         self._joins_right = tf.constant([_joins(piece[-1], "right") for piece in vocabulary])
 
@@ -76,6 +77,10 @@ class WordPieceTokenizer(Tokenizer):
 
     def tokens(self) -> list[str]:
         return [printable(piece) for piece in self._tokens]
+
+    def pieces(self, ids) -> tuple[tf.Tensor, tf.Tensor]:
+        """Text of each id, without `##`, and whether it goes on a word: int32 `[...]` -> string and bool `[...]`."""
+        return tf.gather(self._pieces, ids), tf.gather(self._continues, ids)
 
     def _encode(self, text):
         return self._splitter.tokenize(self._cleaner.normalize(text))

@@ -1,0 +1,131 @@
+"""The Transformer encoder that fills gaps and knows which sentence follows (BERT-like).
+
+Shapes: B batch, T length, D width, P masks of a row, V vocabulary.
+"""
+
+import keras
+from keras import ops
+
+from keras_llm.config import ModelConfig
+from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
+from keras_llm.layers.linear import Linear
+from keras_llm.layers.transformer import TransformerBlock, gelu, normalisation
+
+PAD = 0
+
+
+class TransformerMaskedLanguageModel(keras.Model):
+    """Embeddings of tokens, positions and segments, bidirectional Transformer blocks, a head that scores all tokens at the masks,
+    and one that says whether the second segment follows the first.
+
+    Args:
+        vocabulary_size: V. Id 0 is padding.
+        config: uses embedding_dim, num_layers, num_heads, num_kv_heads, feedforward_dim, dropout, positions, norm, norm_first,
+            activation and context_length.
+        next_sentence: with segments and the second head.
+        dtype: a dtype policy, passed to every layer.
+
+    Call: {"token_ids": int [B, T], "mask_positions": int [B, P], and with `next_sentence` "segment_ids": int [B, T], 0 or 1}
+    -> {"tokens": logits float32 [B, P, V], and with `next_sentence` "next": logits float32 [B, 2], class 1: it follows}.
+
+    Example:
+
+    >>> model = TransformerMaskedLanguageModel(100, ModelConfig(embedding_dim=8, num_heads=2, num_layers=1, feedforward_dim=16))
+    >>> ids = keras.ops.ones((2, 5), "int32")
+    >>> found = model({"token_ids": ids, "segment_ids": ids, "mask_positions": ids[:, :3]})
+    >>> found["tokens"].shape, found["next"].shape
+    (TensorShape([2, 3, 100]), TensorShape([2, 2]))
+
+    Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
+    """
+
+    def __init__(self, vocabulary_size, config: ModelConfig, next_sentence=True, dtype=None, **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
+        self.vocabulary_size, self.config, self.next_sentence = vocabulary_size, config, next_sentence
+        width, policy = config.embedding_dim, {"dtype": self.dtype_policy}
+        self.embedding = TokenEmbedding(vocabulary_size, width, scale=True, name="embedding", **policy)
+        self.positions = self.segments = None
+        if config.positions == "learned":
+            self.positions = LearnedPositions(config.context_length, width, name="positions", **policy)
+        elif config.positions == "sinusoidal":
+            self.positions = SinusoidalPositions(width, name="positions", **policy)
+        if next_sentence:
+            self.segments = TokenEmbedding(2, width, name="segments", **policy)
+        self.blocks = [
+            TransformerBlock(
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                hidden_dim=width,
+                feedforward_dim=config.feedforward_dim,
+                activation=config.activation,
+                norm=config.norm,
+                norm_first=config.norm_first,
+                rotary=config.positions == "rotary",
+                dropout=config.dropout,
+                name=f"block_{i}",
+                **policy,
+            )
+            for i in range(config.num_layers)
+        ]
+        # Before the blocks where they normalise what leaves them, behind them where they normalise what enters.
+        self.norm = normalisation(config.norm, name="norm", **policy)
+        self.transform = Linear(width, name="transform", **policy)
+        self.transform_norm = normalisation(config.norm, name="transform_norm", **policy)
+        if next_sentence:
+            self.pool = keras.layers.Dense(width, activation="tanh", name="pool", **policy)
+            self.judge = keras.layers.Dense(2, name="judge", **policy)
+        self.drop = keras.layers.Dropout(config.dropout, name="dropout", **policy)
+
+    def build(self, input_shape=None):
+        width = self.config.embedding_dim
+        shape = (None, None, width)
+        self.embedding.build()
+        if self.next_sentence:
+            self.segments.build()
+            self.pool.build((None, width))
+            self.judge.build((None, width))
+        for layer in (self.positions, self.norm, self.transform, self.transform_norm, *self.blocks):
+            if layer is not None:
+                layer.build(shape)
+        self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
+
+    def call(self, inputs, training=None):
+        x = self.encode(inputs, training)
+        found = {"tokens": self._logits(x, inputs["mask_positions"])}
+        if self.next_sentence:
+            pooled = self.drop(self.pool(x[:, 0]), training=training)
+            found["next"] = ops.cast(self.judge(pooled), "float32")
+        return found
+
+    def encode(self, inputs, training=None):
+        """The tokens' vectors [B, T, D] after the last block; needs no "mask_positions"."""
+        x, mask = self._embed(inputs, training)
+        for block in self.blocks:
+            x = block(x, mask=mask, training=training)
+        return self.norm(x) if self.config.norm_first else x
+
+    def attention(self, inputs):
+        """Where the first example's tokens looked in the last block, mean of the heads: weights [T, T], names of the axes."""
+        x, mask = self._embed(inputs, False)
+        for block in self.blocks:
+            x, weights = block(x, mask=mask, return_weights=True)
+        return {"weights": ops.convert_to_numpy(ops.mean(weights[0], axis=0)), "axes": ("token_ids", "token_ids")}
+
+    def _embed(self, inputs, training):
+        ids = inputs["token_ids"]
+        x = self.embedding(ids)
+        if self.next_sentence:
+            x = x + self.segments(inputs["segment_ids"])
+        if self.positions is not None:
+            x = self.positions(x)
+        if not self.config.norm_first:
+            x = self.norm(x)
+        return self.drop(x, training=training), ops.not_equal(ids, PAD)
+
+    def _logits(self, x, positions):
+        """Scores of all tokens where the masks are, and nowhere else: [B, T, D], [B, P] -> float32 [B, P, V]."""
+        length, width = ops.shape(x)[1:]
+        places = positions + ops.expand_dims(ops.arange(ops.shape(x)[0]) * length, 1)
+        x = ops.take(ops.reshape(x, (-1, width)), places, axis=0)  # [B, P, D]
+        x = self.transform_norm(gelu(self.transform(x)))
+        return self.embedding.logits(x) + ops.cast(self.bias, "float32")

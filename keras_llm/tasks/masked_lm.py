@@ -1,0 +1,243 @@
+"""Masked language modelling: an encoder that fills gaps, and says whether one text follows another."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from keras_llm.data.masking import FIRST_ID, MASK_ID
+from keras_llm.tasks.base import encode
+from keras_llm.tasks.filling import MARK, PREPARED_AT_ONCE, SHOWN, Filling
+
+CANDIDATES = 5  # tokens offered for a mask
+EVALUATED_AT_ONCE = 32  # rows
+EVALUATION_SEED = 0
+
+
+class MaskedLM(Filling):
+    """An encoder pretrained on documents as BERT is: hidden words, and with `masking.next_sentence` pairs of texts.
+
+    `answer(text: string [B])` fills the masks that are written `[MASK]` in a text, each with one token. It gives `answer: string
+    [B]`, the text with each mask replaced by its most probable token; `score: float32 [B]`, the geometric mean of their
+    probabilities; `tokens: string [B, 5]` and `scores: float32 [B, 5]`, the most probable ones for the first mask (`##` before
+    one that goes on a word). Without a mask: the text, 0.0, "" and 0.0. A mask beyond the context stays.
+
+    Example:
+
+    >>> task = keras_llm.load("runs/encoder")
+    >>> task.ask([{"text": "The capital of France is [MASK] ."}])[0]["answer"]
+    'The capital of France is Paris .'
+    """
+
+    monitor = "mlm_loss"
+    token_features = ("token_ids",)
+
+    def make_model(self, vocabulary_size, dtype):
+        from keras_llm.models import MODELS
+
+        config = self.config
+        return MODELS[config.kind, config.model](
+            vocabulary_size, config.network, next_sentence=config.masking.next_sentence, dtype=dtype
+        )
+
+    def loss(self):
+        heads = ("tokens", "next") if self.config.masking.next_sentence else ("tokens",)
+        return {head: super(MaskedLM, self).loss() for head in heads}
+
+    def example_inputs(self):
+        return self._inputs(np.array([[2, 3]], "int32"), np.array([[0]], "int32"))
+
+    def drawn_inputs(self, records):
+        import tensorflow as tf
+
+        ids, _ = self._framed(self.tokenizer.encode(tf.constant([encode(records[0]["text"][:SHOWN])])))
+        return self._inputs(ids.numpy(), np.zeros((1, 1), "int32"))
+
+    # documents -> batches
+
+    def prepare(self, records):
+        """Rows of a document's ids without special ones: `token_ids`, `starts_word` and `sentence_lengths`."""
+        import tensorflow as tf
+
+        from keras_llm.text.sentences import split_sentences, word_segmenter
+
+        segment, tokenizer = word_segmenter(self.config.masking.segmentation), self.tokenizer
+        dtype = "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "int32"
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+        def to_ids(sentences):
+            ids, starts, _ = tokenizer.encode_with_offsets(sentences)
+            return ids.values, ids.row_lengths(), ~tokenizer.pieces(ids.values)[1], starts.values
+
+        records = iter(records)
+        while batch := list(itertools.islice(records, PREPARED_AT_ONCE)):
+            documents = [split_sentences(record["text"]) for record in batch]
+            sentences = [encode(sentence) for document in documents for sentence in document]
+            ids, lengths, starts_word, starts = (value.numpy() for value in to_ids(tf.constant(sentences, tf.string)))
+            ends = np.cumsum(lengths)
+            if segment:
+                for sentence, end, length in zip(sentences, ends, lengths, strict=True):
+                    here = slice(end - length, end)
+                    starts_word[here] &= np.isin(starts[here], _word_starts(segment(sentence.decode())))
+            first = 0
+            for document in documents:
+                begin, stop = ends[first - 1] if first else 0, first + len(document)
+                end = ends[stop - 1] if stop else 0
+                if end > begin:  # a text may be without any token
+                    some = lengths[first:stop]
+                    yield {
+                        "token_ids": ids[begin:end].astype(dtype),
+                        "starts_word": starts_word[begin:end],
+                        "sentence_lengths": some[some > 0].astype("int32"),
+                    }
+                first = stop
+
+    def batches(self, prepared, multiple):
+        training = self.config.training
+        return self._source(prepared, training.batch_size, training.seed, multiple).checked()
+
+    def _source(self, prepared, batch_size, seed, multiple):
+        from keras_llm.data.sentences import MaskedSentences
+
+        config = self.config
+        return MaskedSentences(
+            prepared,
+            batch_size,
+            config.network.context_length,
+            self.model.vocabulary_size,
+            config.masking,
+            seed,
+            multiple,
+        )
+
+    def split(self, batch):
+        x = {name: batch[name] for name in ("token_ids", "segment_ids", "mask_positions")}
+        y, weights = {"tokens": batch["labels"]}, {"tokens": batch["label_weights"]}
+        if self.config.masking.next_sentence:
+            y["next"], weights["next"] = batch["next_labels"], batch["next_weights"]
+        return x, y, weights
+
+    # ids -> numbers
+
+    def evaluate(self, records, tune=False):
+        """Over all rows of the documents once, always with the same masks and pairs.
+
+        `mlm_loss` is the mean over the hidden tokens, `mlm_accuracy` the share of them that are the most probable one;
+        `next_loss` and `next_accuracy` are there where the documents give pairs of both kinds.
+        """
+        import tensorflow as tf
+
+        found = {}
+        for batch in self.evaluation_batches(records):
+            for name, value in self._judged({name: tf.constant(value) for name, value in batch.items()}).items():
+                found[name] = found.get(name, 0.0) + float(value)
+        metrics = {
+            "mlm_loss": found["token_loss"] / found["tokens"],
+            "mlm_accuracy": found["tokens_right"] / found["tokens"],
+        }
+        if found.get("pairs"):
+            metrics |= {
+                "next_loss": found["pair_loss"] / found["pairs"],
+                "next_accuracy": found["pairs_right"] / found["pairs"],
+            }
+        return metrics | {"masked_tokens": int(found["tokens"])}
+
+    def evaluation_batches(self, records):
+        """The batches that `evaluate` judges by, from documents: dicts as `MaskedSentences` gives them."""
+        from keras_llm.data.prepared import in_memory
+
+        prepared = in_memory(self.prepare(records))
+        return self._source(prepared, EVALUATED_AT_ONCE, EVALUATION_SEED, 8).whole(EVALUATED_AT_ONCE)
+
+    @property
+    def _judged(self):
+        """A batch as tensors -> sums over it: counted, right, loss."""
+        if "judged" not in self._traces:
+            import tensorflow as tf
+
+            def sums(logits, labels, weights):
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+                right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32)
+                return [tf.reduce_sum(weights), tf.reduce_sum(weights * right), tf.reduce_sum(weights * losses)]
+
+            def judge(batch):
+                x, y, weights = self.split(batch)
+                outputs = self.model(x, training=False)
+                names = {"tokens": "token", "next": "pair"}
+                return {
+                    name: value
+                    for head, one in names.items()
+                    if head in y
+                    for name, value in zip(
+                        (f"{one}s", f"{one}s_right", f"{one}_loss"),
+                        sums(outputs[head], y[head], weights[head]),
+                        strict=True,
+                    )
+                }
+
+            self._traces["judged"] = tf.function(judge, autograph=False, reduce_retracing=True)
+        return self._traces["judged"]
+
+    # string -> string
+
+    def answer(self, text):
+        import tensorflow as tf
+
+        from keras_llm.text.filling import fill_marks, split_at_marks, with_ids
+        from keras_llm.text.packing import positions
+        from keras_llm.text.unicode import sanitise
+
+        parts, followed = split_at_marks(sanitise(text), MARK)
+        masks = tf.fill([tf.math.count_nonzero(followed)], MASK_ID)
+        ids, _ = self._framed(with_ids(self.tokenizer.encode(parts.values), parts, followed, masks))
+        places, count = positions(ids == MASK_ID)
+        logits = self.model(self._inputs(ids, places), training=False)["tokens"]
+        # Special tokens, the unknown one among them, are no answer.
+        scores, best = tf.math.top_k(tf.nn.softmax(logits)[:, :, FIRST_ID:], self.candidates)  # [B, M, 5]
+        pieces, continues = self.tokenizer.pieces(best + FIRST_ID)
+        is_mask = tf.range(tf.shape(places)[1]) < count[:, None]
+        logs = tf.reduce_sum(tf.where(is_mask, tf.math.log(scores[:, :, 0]), 0.0), 1)
+        some = count > 0
+        # What goes on a word stands directly behind it.
+        filled = tf.RaggedTensor.from_tensor(pieces[:, :, 0], count)
+        joined = tf.RaggedTensor.from_tensor(continues[:, :, 0], count)
+        none = tf.zeros([tf.size(parts.values) - tf.size(joined.values)], tf.bool)
+        read = tf.RaggedTensor.from_row_lengths(none, parts.row_lengths() - tf.cast(count, tf.int64))
+        before = tf.concat([joined.with_row_splits_dtype(tf.int64), read], 1).values
+        stripped = tf.strings.regex_replace(parts.values, r"\s+$", "")
+        parts = parts.with_values(tf.where(before, stripped, parts.values))
+        shown = tf.strings.join([tf.where(continues[:, 0], "##", ""), pieces[:, 0]])
+        return {
+            "answer": fill_marks(parts, filled, MARK),
+            "score": tf.where(some, tf.exp(logs / tf.cast(tf.maximum(count, 1), tf.float32)), 0.0),
+            "tokens": tf.where(some[:, None], shown, ""),
+            "scores": tf.where(some[:, None], scores[:, 0], 0.0),
+        }
+
+    @property
+    def candidates(self):
+        """How many tokens are offered."""
+        return min(CANDIDATES, self.model.vocabulary_size - FIRST_ID)
+
+    def _framed(self, ids):
+        """int32 [B, (n)] -> what the model reads of it, int32 [B, T], and where there is an id, bool [B, T]."""
+        from keras_llm.text.packing import pack
+
+        tokenizer = self.tokenizer
+        limit = self.config.network.context_length
+        return pack(ids, [tokenizer.start_id], [tokenizer.end_id], limit, tokenizer.pad_id)
+
+    def _inputs(self, ids, places):
+        return {"token_ids": ids, "segment_ids": ids * 0, "mask_positions": places}
+
+
+def _word_starts(words: list[str]) -> np.ndarray:
+    """The byte at which each word of a text begins.
+
+    Example:
+
+    >>> _word_starts(["北京", "a"]).tolist()
+    [0, 6]
+    """
+    return np.cumsum([0, *(len(encode(word)) for word in words[:-1])])
