@@ -5,12 +5,14 @@ from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.closed_book import ClosedBook
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
+from keras_llm.tasks.span_corruption import SpanCorruption
 
 TASKS: dict[str, type[Task]] = {
     "reading": Reading,
     "closed_book": ClosedBook,
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
+    "span_corruption": SpanCorruption,
 }
 
 

@@ -254,6 +254,10 @@ class Task(Answering):
         row = next(iter(self.prepare(records[:1])))
         return self.split({name: value[None] for name, value in row.items()})[0]
 
+    def token_names(self) -> list[str]:
+        """The model's ids as printable pieces: for tables and the embedding projector."""
+        return self.tokenizer.tokens()
+
     def example_inputs(self) -> dict[str, np.ndarray]:
         """Smallest valid input of the model, to build its weights."""
         raise NotImplementedError

@@ -7,6 +7,8 @@ from keras_llm.tasks.base import Task
 MARK = "[MASK]"
 SHOWN = 48  # characters of a text that are shown, or asked with
 PREPARED_AT_ONCE = 64  # documents
+EVALUATED_AT_ONCE = 32  # rows
+EVALUATION_SEED = 0
 
 
 class Filling(Task):
@@ -31,6 +33,34 @@ class Filling(Task):
     def requests(self, records):
         """The beginnings of documents, with a gap in the place of a word (or of a character where there are no spaces)."""
         return [{"text": with_gap(record["text"][:SHOWN])} for record in records]
+
+    def summed(self, batches, method) -> dict[str, float]:
+        """Sums over batches of what a method gives for each.
+
+        Args:
+            batches: dicts of arrays, or nests of them, by the names of the method's arguments.
+            method: tensors -> named scalars; it is traced once.
+        """
+        import tensorflow as tf
+
+        key = method.__name__
+        if key not in self._traces:
+            self._traces[key] = tf.function(method, autograph=False, reduce_retracing=True)
+        found: dict[str, float] = {}
+        for batch in batches:
+            tensors = tf.nest.map_structure(tf.constant, batch)
+            for name, value in self._traces[key](**tensors).items():
+                found[name] = found.get(name, 0.0) + float(value)
+        return found
+
+    @staticmethod
+    def sums(logits, labels, weights):
+        """Over a batch: labels that count, those that are the most probable one, their losses. Logits [..., V], others [...]."""
+        import tensorflow as tf
+
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32)
+        return tf.reduce_sum(weights), tf.reduce_sum(weights * right), tf.reduce_sum(weights * losses)
 
     def answers_table(self, records):
         texts = self.requests(records)

@@ -8,11 +8,9 @@ import numpy as np
 
 from keras_llm.data.masking import FIRST_ID, MASK_ID
 from keras_llm.tasks.base import encode
-from keras_llm.tasks.filling import MARK, PREPARED_AT_ONCE, SHOWN, Filling
+from keras_llm.tasks.filling import EVALUATED_AT_ONCE, EVALUATION_SEED, MARK, PREPARED_AT_ONCE, SHOWN, Filling
 
 CANDIDATES = 5  # tokens offered for a mask
-EVALUATED_AT_ONCE = 32  # rows
-EVALUATION_SEED = 0
 
 
 class MaskedLM(Filling):
@@ -126,12 +124,8 @@ class MaskedLM(Filling):
         `mlm_loss` is the mean over the hidden tokens, `mlm_accuracy` the share of them that are the most probable one;
         `next_loss` and `next_accuracy` are there where the documents give pairs of both kinds.
         """
-        import tensorflow as tf
-
-        found = {}
-        for batch in self.evaluation_batches(records):
-            for name, value in self._judged({name: tf.constant(value) for name, value in batch.items()}).items():
-                found[name] = found.get(name, 0.0) + float(value)
+        batches = self.evaluation_batches(records)
+        found = self.summed(({"x": x, "y": y, "w": weights} for x, y, weights in map(self.split, batches)), self._sums)
         metrics = {
             "mlm_loss": found["token_loss"] / found["tokens"],
             "mlm_accuracy": found["tokens_right"] / found["tokens"],
@@ -150,34 +144,14 @@ class MaskedLM(Filling):
         prepared = in_memory(self.prepare(records))
         return self._source(prepared, EVALUATED_AT_ONCE, EVALUATION_SEED, 8).whole(EVALUATED_AT_ONCE)
 
-    @property
-    def _judged(self):
-        """A batch as tensors -> sums over it: counted, right, loss."""
-        if "judged" not in self._traces:
-            import tensorflow as tf
-
-            def sums(logits, labels, weights):
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-                right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32)
-                return [tf.reduce_sum(weights), tf.reduce_sum(weights * right), tf.reduce_sum(weights * losses)]
-
-            def judge(batch):
-                x, y, weights = self.split(batch)
-                outputs = self.model(x, training=False)
-                names = {"tokens": "token", "next": "pair"}
-                return {
-                    name: value
-                    for head, one in names.items()
-                    if head in y
-                    for name, value in zip(
-                        (f"{one}s", f"{one}s_right", f"{one}_loss"),
-                        sums(outputs[head], y[head], weights[head]),
-                        strict=True,
-                    )
-                }
-
-            self._traces["judged"] = tf.function(judge, autograph=False, reduce_retracing=True)
-        return self._traces["judged"]
+    def _sums(self, x, y, w):
+        outputs = self.model(x, training=False)
+        tokens, right, loss = self.sums(outputs["tokens"], y["tokens"], w["tokens"])
+        found = {"tokens": tokens, "tokens_right": right, "token_loss": loss}
+        if "next" in y:
+            pairs, right, loss = self.sums(outputs["next"], y["next"], w["next"])
+            found |= {"pairs": pairs, "pairs_right": right, "pair_loss": loss}
+        return found
 
     # string -> string
 

@@ -57,7 +57,7 @@ class TensorBoardObserver:
         self.board.hyper_parameters(self.settings, final)
         if self.task.tokenizer is not None and hasattr(self.task.model, "embedding"):
             table = keras.ops.convert_to_numpy(self.task.model.embedding.embeddings)
-            self.board.embeddings("tokens", table, self.task.tokenizer.tokens())
+            self.board.embeddings("tokens", table, self.task.token_names())
         self.close()
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class TensorBoardObserver:
     def _attention(self):
         x = self._drawn
         found = self.task.model.attention(x)
-        pieces = self.task.tokenizer.tokens()
+        pieces = self.task.token_names()
         rows, columns = ([pieces[i] for i in x[axis][0][:LONGEST_PICTURE]] for axis in found["axes"])
         weights = found["weights"][:LONGEST_PICTURE, :LONGEST_PICTURE]
         return attention_image(weights, rows, columns, *found["axes"])
