@@ -13,7 +13,7 @@ from keras_llm.data.masking import END_ID, START_ID, mask_tokens, predictions_of
 from keras_llm.data.prepared import Prepared
 from keras_llm.errors import UserError
 
-TRIES = 8  # sentences drawn until one is short enough to be a wrong continuation
+TRIES = 8  # places looked at for a wrong continuation
 
 
 @dataclass
@@ -199,16 +199,24 @@ def _pairs(bounds, documents, room, dice):
         return bounds[first], bounds[stop]
 
     def another(first, last, wanted, room):
-        """Consecutive sentences outside of [first, last), of about `wanted` tokens, at most `room`."""
+        """Consecutive sentences outside of [first, last) of nearly `wanted` tokens, at most `room`: the lengths of right and wrong
+        continuations must not tell them apart."""
+        best, distance = None, None
         for _ in range(TRIES):
             start = dice.randrange(len(bounds) - 1 - (last - first))
             start += (last - first) if start >= first else 0
-            if bounds[start + 1] - bounds[start] <= room:
-                break
-        document_end = documents[bisect_right(documents, start)]
-        stop = min(bisect_right(bounds, bounds[start] + min(wanted, room)) - 1, document_end)
-        begin, end = stretch(start, max(stop, start + 1))
-        return begin, min(end, begin + room)
+            begin, document_end = bounds[start], documents[bisect_right(documents, start)]
+            stop = max(min(bisect_right(bounds, begin + wanted) - 1, document_end), start + 1)
+            if stop < document_end and bounds[stop + 1] - begin - wanted < begin + wanted - bounds[stop]:
+                stop += 1  # nearer to what is wanted
+            if bounds[stop] - begin > room and stop - start > 1:
+                stop -= 1
+            off = abs(bounds[stop] - begin - wanted)
+            if bounds[stop] - begin > room:
+                off = wanted + room  # it would be cut
+            if best is None or off < distance:
+                best, distance = (begin, min(bounds[stop], begin + room)), off
+        return best
 
     for first, last in zip(documents[:-1], documents[1:], strict=True):
         at = first

@@ -34,22 +34,30 @@ class Filling(Task):
         """The beginnings of documents, with a gap in the place of a word (or of a character where there are no spaces)."""
         return [{"text": with_gap(record["text"][:SHOWN])} for record in records]
 
-    def summed(self, batches, method) -> dict[str, float]:
-        """Sums over batches of what a method gives for each.
-
-        Args:
-            batches: dicts of arrays, or nests of them, by the names of the method's arguments.
-            method: tensors -> named scalars; it is traced once.
-        """
+    def traced(self, method, *signature):
+        """The graph of a method, made once for each task: evaluations come again and again."""
         import tensorflow as tf
 
         key = method.__name__
         if key not in self._traces:
-            self._traces[key] = tf.function(method, autograph=False, reduce_retracing=True)
+            self._traces[key] = tf.function(
+                method, input_signature=signature or None, autograph=False, reduce_retracing=True
+            )
+        return self._traces[key]
+
+    def summed(self, batches, method) -> dict[str, float]:
+        """Sums over batches of what a method gives for each.
+
+        Args:
+            batches: (x, y, sample_weight) as `split` gives them.
+            method: function (x, y, sample_weight) of tensors -> named scalars.
+        """
+        import tensorflow as tf
+
+        function = self.traced(method)
         found: dict[str, float] = {}
         for batch in batches:
-            tensors = tf.nest.map_structure(tf.constant, batch)
-            for name, value in self._traces[key](**tensors).items():
+            for name, value in function(*tf.nest.map_structure(tf.constant, batch)).items():
                 found[name] = found.get(name, 0.0) + float(value)
         return found
 

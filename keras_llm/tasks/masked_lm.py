@@ -60,14 +60,9 @@ class MaskedLM(Filling):
 
         from keras_llm.text.sentences import split_sentences, word_segmenter
 
-        segment, tokenizer = word_segmenter(self.config.masking.segmentation), self.tokenizer
-        dtype = "uint16" if tokenizer.vocabulary_size <= 1 << 16 else "int32"
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-        def to_ids(sentences):
-            ids, starts, _ = tokenizer.encode_with_offsets(sentences)
-            return ids.values, ids.row_lengths(), ~tokenizer.pieces(ids.values)[1], starts.values
-
+        segment = word_segmenter(self.config.masking.segmentation)
+        dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
+        to_ids = self.traced(self._to_ids, tf.TensorSpec([None], tf.string))
         records = iter(records)
         while batch := list(itertools.islice(records, PREPARED_AT_ONCE)):
             documents = [split_sentences(record["text"]) for record in batch]
@@ -90,6 +85,10 @@ class MaskedLM(Filling):
                         "sentence_lengths": some[some > 0].astype("int32"),
                     }
                 first = stop
+
+    def _to_ids(self, sentences):
+        ids, starts, _ = self.tokenizer.encode_with_offsets(sentences)
+        return ids.values, ids.row_lengths(), ~self.tokenizer.pieces(ids.values)[1], starts.values
 
     def batches(self, prepared, multiple):
         training = self.config.training
@@ -124,8 +123,7 @@ class MaskedLM(Filling):
         `mlm_loss` is the mean over the hidden tokens, `mlm_accuracy` the share of them that are the most probable one;
         `next_loss` and `next_accuracy` are there where the documents give pairs of both kinds.
         """
-        batches = self.evaluation_batches(records)
-        found = self.summed(({"x": x, "y": y, "w": weights} for x, y, weights in map(self.split, batches)), self._sums)
+        found = self.summed(map(self.split, self.evaluation_batches(records)), self._sums)
         metrics = {
             "mlm_loss": found["token_loss"] / found["tokens"],
             "mlm_accuracy": found["tokens_right"] / found["tokens"],
@@ -144,12 +142,12 @@ class MaskedLM(Filling):
         prepared = in_memory(self.prepare(records))
         return self._source(prepared, EVALUATED_AT_ONCE, EVALUATION_SEED, 8).whole(EVALUATED_AT_ONCE)
 
-    def _sums(self, x, y, w):
+    def _sums(self, x, y, weights):
         outputs = self.model(x, training=False)
-        tokens, right, loss = self.sums(outputs["tokens"], y["tokens"], w["tokens"])
+        tokens, right, loss = self.sums(outputs["tokens"], y["tokens"], weights["tokens"])
         found = {"tokens": tokens, "tokens_right": right, "token_loss": loss}
         if "next" in y:
-            pairs, right, loss = self.sums(outputs["next"], y["next"], w["next"])
+            pairs, right, loss = self.sums(outputs["next"], y["next"], weights["next"])
             found |= {"pairs": pairs, "pairs_right": right, "pair_loss": loss}
         return found
 

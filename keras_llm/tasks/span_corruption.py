@@ -51,9 +51,7 @@ class SpanCorruption(Filling):
         """Rows of `token_ids`: a document's ids without special ones."""
         import tensorflow as tf
 
-        function = tf.function(
-            self.tokenizer.encode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
-        )
+        function = self.traced(self.tokenizer.encode, tf.TensorSpec([None], tf.string))
         dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
         records = iter(records)
         while batch := list(itertools.islice(records, PREPARED_AT_ONCE)):
@@ -85,8 +83,7 @@ class SpanCorruption(Filling):
         `loss` is the mean over the targets' tokens, sentinels and ends among them; `token_accuracy` is the share of them that
         are the most probable one, given those before.
         """
-        batches = self.evaluation_batches(records)
-        found = self.summed(({"x": x, "y": y, "w": weights} for x, y, weights in map(self.split, batches)), self._sums)
+        found = self.summed(map(self.split, self.evaluation_batches(records)), self._sums)
         return {
             "loss": found["loss"] / found["tokens"],
             "token_accuracy": found["right"] / found["tokens"],
@@ -100,8 +97,8 @@ class SpanCorruption(Filling):
         prepared = in_memory(self.prepare(records))
         return self._source(prepared, EVALUATED_AT_ONCE, EVALUATION_SEED, 8).whole(EVALUATED_AT_ONCE)
 
-    def _sums(self, x, y, w):
-        tokens, right, loss = self.sums(self.model(x, training=False), y, w)
+    def _sums(self, x, y, weights):
+        tokens, right, loss = self.sums(self.model(x, training=False), y, weights)
         return {"tokens": tokens, "right": right, "loss": loss}
 
     # string -> string
