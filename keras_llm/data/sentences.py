@@ -199,8 +199,8 @@ def _pairs(bounds, documents, room, dice):
         return bounds[first], bounds[stop]
 
     def another(first, last, wanted, room):
-        """Consecutive sentences outside of [first, last) of nearly `wanted` tokens, at most `room`: the lengths of right and wrong
-        continuations must not tell them apart."""
+        """Consecutive sentences outside of [first, last) of nearly `wanted` tokens, at most `room`."""
+        # The lengths of right and wrong continuations must not tell them apart.
         best, distance = None, None
         for _ in range(TRIES):
             start = dice.randrange(len(bounds) - 1 - (last - first))
