@@ -60,9 +60,8 @@ class StopWords:
 
     def remove(self, text: str) -> str:
         kept = WORD.sub(self._keep, text)
-        return (
-            kept if kept == text else re.sub(r"(?<=\S) {2,}|(?m:^ +)", lambda m: " " * (m.start() > 0), kept).strip(" ")
-        )
+        # Where a word went, the spaces beside it meet.
+        return kept if kept == text else re.sub(r"(?m)^ +| +$| +(?= )", "", kept)
 
     def _keep(self, match: re.Match) -> str:
         word = match.group()

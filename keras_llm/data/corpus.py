@@ -242,8 +242,8 @@ def is_for_evaluation(text: str, share: float) -> bool:
 
 def _checked(config: CorpusConfig) -> CorpusConfig:
     for name, least, most in (
-        ("min_characters", 1, config.max_characters),
         ("max_characters", 1, LONGEST_RECORD),
+        ("min_characters", 1, config.max_characters),
         ("near_threshold", 0.5, 1.0),
         ("eval_share", 0.0, 0.5),
     ):

@@ -99,7 +99,8 @@ def read_blocks(path: Path, progress: Callable[[int], object] = lambda _: None) 
             text = text_decoder.decode(data)
         except UnicodeDecodeError as error:
             raise place.fault(held + data, error) from None
-        place.pass_by(data)
+        data = held + data
+        place.pass_by(data[: len(data) - len(utf8.getstate()[0])])
         if text:
             yield text
     held, _ = utf8.getstate()
@@ -115,10 +116,12 @@ class _Place:
     """Where in a file the reading is."""
 
     def __init__(self, path: Path):
-        self.path, self.line, self.beyond_ascii = path, 1, False
+        self.path, self.line, self.column, self.beyond_ascii = path, 1, 1, False
 
     def pass_by(self, data: bytes) -> None:
         self.line += data.count(b"\n")
+        last = data.rfind(b"\n")
+        self.column = len(data) - last if last >= 0 else self.column + len(data)
         self.beyond_ascii = self.beyond_ascii or not data.isascii()
 
     def fault(self, data: bytes, error: UnicodeDecodeError) -> UserError:
@@ -129,7 +132,7 @@ class _Place:
         wrong = data[begin : end if end >= 0 else len(data)][:10_000]
         guess = _likely(wrong)
         hint = f" It looks like {guess}." if guess else ""
-        received = f"byte 0x{data[at]:02x} at column {at - begin + 1}"
+        received = f"byte 0x{data[at]:02x} at column {at - begin + (1 if begin else self.column)}"
         if self.beyond_ascii or not data[:at].isascii():
             advice = (
                 f"The lines before are UTF-8, so the file mixes encodings.{hint} Convert the lines that are not UTF-8, "
@@ -151,7 +154,7 @@ def _likely(line: bytes) -> str | None:
         common = [
             c for c in beyond if "\u4e00" <= c <= "\u9fff" or "\u3000" <= c <= "\u303f" or "\uff00" <= c <= "\uffef"
         ]
-        if len(common) > len(beyond) * 0.9:
+        if len(common) > max(2, len(beyond) * 0.9):  # two letters of Latin-1 may be a Chinese character by chance
             return name
     return None
 
