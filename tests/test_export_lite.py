@@ -13,7 +13,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.export import lite
 from keras_llm.export.lite import text as lite_text
@@ -21,6 +20,7 @@ from keras_llm.export.lite.functions import LITE_TOKENIZERS, lite_tokenizer, str
 from keras_llm.export.lite.tables import Trie
 from keras_llm.export.lite.tokenizers import NotPossibleError
 from keras_llm.export.requests import DIFFICULT, INVALID, PIECES
+from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
 from keras_llm.text.sentencepiece import ESCAPE, ESCAPED
