@@ -129,7 +129,7 @@ def count_ngrams(run: Run, evaluation, sample, say) -> int:
     for path in (run.last_weights, run.best_weights):
         save_weights(task, path, tokenizer.fingerprint)
     observer = TensorBoardObserver(run.logs, task, evaluation or sample)
-    metrics = {"steps": 0, "best_step": 0, "training_seconds": seconds}
+    metrics = {"steps": 0, "best_step": 0, "training_seconds": seconds, "training_tokens": len(ids)}
     for name, part in (("train", sample), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)
