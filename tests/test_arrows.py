@@ -22,6 +22,8 @@ ARROWS = {
     "run": LEAVES | {"models", "tasks"},
     "hub": LEAVES | {"models", "tasks"},
     "evaluate": LEAVES | {"models", "tasks", "run"},
+    "generate": LEAVES | {"models", "tasks", "run"},
+    "compare": LEAVES | {"models", "tasks", "run", "training"},
     "training": LEAVES | {"models", "tasks", "run"},
     "export": LEAVES | {"models", "tasks", "run", "hub"},
     "serving": LEAVES | {"models", "tasks", "run"},

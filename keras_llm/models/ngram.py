@@ -63,7 +63,7 @@ class NGramModel(keras.Model):
 
     @classmethod
     def untrained(cls, vocabulary_size: int, config: ModelConfig, dtype=None) -> "NGramModel":
-        """A model that has counted nothing: all ids but padding and start are equally probable. What every architecture offers."""
+        """A model that has counted nothing: all ids but padding and start are equally probable."""
         return cls(uniform(vocabulary_size))
 
     @classmethod

@@ -21,7 +21,7 @@ class CausalLM(Generating, Task):
     in other ways. Of a text longer than the context, the last tokens are read.
 
     `score(text: string [B])` gives `log_probability: float32 [B]` (natural logarithm, of the whole document with its end),
-    `tokens: int32 [B]`, `perplexity: float32 [B]` and `bits_per_byte: float32 [B]`.
+    `tokens: int32 [B]` and `bits_per_byte: float32 [B]`; its perplexity is exp(-log_probability / tokens).
 
     A document's bytes are those of its UTF-8 text and one for its end. An unknown word is charged 8 bits for each of its bytes
     besides the price of the unknown token, so that a small vocabulary is no advantage.
@@ -44,12 +44,15 @@ class CausalLM(Generating, Task):
         corpus = Corpus(paths, self.config.corpus)
         return [{"text": document} for document in corpus], corpus.report
 
+    def requests(self, records):
+        return [{"text": record["text"][:SHOWN]} for record in records]
+
     def bundled(self):
         from keras_llm.data.bundled import bundled
         from keras_llm.data.readers import read_squad
 
         contexts = (record["context"] for record in read_squad(bundled("dev"))[0])
-        return [{"text": text[:SHOWN]} for text in dict.fromkeys(contexts)]
+        return [{"text": text} for text in dict.fromkeys(contexts)]
 
     def example_inputs(self):
         return {"token_ids": np.array([[2, 3]], "int32")}
@@ -69,17 +72,6 @@ class CausalLM(Generating, Task):
         rows = tf.shape(text)[0]
         begin, end = (tf.fill([rows, 1], special) for special in (tokenizer.start_id, tokenizer.end_id))
         return tf.concat([begin, ids, end], axis=1).to_tensor(default_value=tokenizer.pad_id, shape=[None, None])
-
-    def prepare(self, records):
-        """Rows of `token_ids`: start id, the document's ids, end id."""
-        import tensorflow as tf
-
-        function = tf.function(
-            self.encode_document, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
-        )
-        dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
-        for record in records:
-            yield {"token_ids": function(tf.constant([encode(record["text"])])).numpy()[0].astype(dtype)}
 
     def batches(self, prepared, multiple):
         from keras_llm.data.streams import Lanes, Windows
@@ -193,7 +185,7 @@ class CausalLM(Generating, Task):
         }
 
     def answers_table(self, records):
-        texts = [{"text": record["text"][:SHOWN]} for record in records]
+        texts = self.requests(records)
         answers = self.ask(texts)
         rows = [[t["text"], a["answer"], f"{a['score']:.3f}"] for t, a in zip(texts, answers, strict=True)]
         return ["text", "continuation", "score"], rows
