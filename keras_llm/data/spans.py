@@ -69,7 +69,7 @@ class CorruptedSpans(Steps):
     follows from (seed, epoch) and (seed, step). Batches have texts of like length.
 
     Args:
-        prepared: documents as the feature `token_ids`, without special ids.
+        prepared: documents as the feature `token_ids`, each with its start and end id.
         batch_size: B.
         length: C.
         vocabulary_size: the tokenizer's V: id of the first sentinel.
@@ -93,10 +93,12 @@ class CorruptedSpans(Steps):
         seed: int = 0,
         multiple: int = 8,
     ):
-        self.ids, self.splits = prepared.features["token_ids"], prepared.splits["token_ids"]
+        self.ids = prepared.features["token_ids"]
+        self.begins = prepared.splits["token_ids"][:-1] + 1
+        self.sizes = prepared.lengths("token_ids") - 2
         self.batch_size, self.length, self.vocabulary_size = batch_size, length, vocabulary_size
         self.masking, self.seed, self.multiple = masking, seed, multiple
-        self.rows = int((-(-np.diff(self.splits) // length)).sum())
+        self.rows = int((-(-self.sizes // length)).sum())
         self.steps_per_epoch = self.rows // batch_size
         self._epoch: tuple = (-1, None, None)
 
@@ -105,7 +107,7 @@ class CorruptedSpans(Steps):
         if not self.steps_per_epoch:
             raise UserError(
                 f"Training needs at least one full batch: --batch-size {self.batch_size} texts of up to --context-length "
-                f"{self.length} tokens. Received: {self.rows} texts ({len(self.ids)} tokens). Give more text, or a smaller "
+                f"{self.length} tokens. Received: {self.rows} texts ({self.sizes.sum()} tokens). Give more text, or a smaller "
                 "batch size or context length."
             )
         return self
@@ -128,15 +130,14 @@ class CorruptedSpans(Steps):
         cached = self._epoch
         if cached[0] != epoch:
             random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
-            sizes = np.diff(self.splits)
-            counts = -(-sizes // self.length)
+            counts = -(-self.sizes // self.length)
             # All cuts of a document move to the left by as much as its texts have room.
-            shift = random.integers(counts * self.length - sizes + 1)
-            document = np.repeat(np.arange(len(sizes)), counts)
+            shift = random.integers(counts * self.length - self.sizes + 1)
+            document = np.repeat(np.arange(len(counts)), counts)
             number = np.arange(len(document)) - (np.cumsum(counts) - counts)[document]
             cut = number * self.length - shift[document]
-            begin, end = np.maximum(cut, 0), np.minimum(cut + self.length, sizes[document])
-            texts = np.stack([begin, end], 1) + self.splits[:-1][document][:, None]
+            begin, end = np.maximum(cut, 0), np.minimum(cut + self.length, self.sizes[document])
+            texts = np.stack([begin, end], 1) + self.begins[document][:, None]
             order = in_pools(random.permutation(self.rows), end - begin, self.batch_size, random)
             cached = self._epoch = (epoch, texts, order)  # one assignment: another thread sees the old or the new
         return cached[1:]

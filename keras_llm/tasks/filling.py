@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from keras_llm.errors import UserError
 from keras_llm.tasks.base import Task
 
 MARK = "[MASK]"
@@ -20,7 +23,7 @@ class Filling(Task):
     def read(self, paths):
         from keras_llm.data.corpus import Corpus
 
-        corpus = Corpus(paths, self.config.corpus)
+        corpus = Corpus(paths, dataclasses.replace(self.config.corpus, deduplicate="none", eval_share=0.0))
         return [{"text": document} for document in corpus], corpus.report
 
     def bundled(self):
@@ -59,6 +62,8 @@ class Filling(Task):
         for batch in batches:
             for name, value in function(*tf.nest.map_structure(tf.constant, batch)).items():
                 found[name] = found.get(name, 0.0) + float(value)
+        if not found:
+            raise UserError("Evaluation needs text. Received: documents without a single token. Give others.")
         return found
 
     @staticmethod

@@ -48,16 +48,16 @@ class SpanCorruption(Filling):
     # documents -> batches
 
     def prepare(self, records):
-        """Rows of `token_ids`: a document's ids without special ones."""
+        """Rows of `token_ids`: start id, a document's ids, end id."""
         import tensorflow as tf
 
         function = self.traced(self.tokenizer.encode, tf.TensorSpec([None], tf.string))
         dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
+        begin, end = [self.tokenizer.start_id], [self.tokenizer.end_id]
         records = iter(records)
         while batch := list(itertools.islice(records, PREPARED_AT_ONCE)):
             for ids in function(tf.constant([encode(record["text"]) for record in batch])):
-                if len(ids):
-                    yield {"token_ids": ids.numpy().astype(dtype)}
+                yield {"token_ids": np.concatenate([begin, ids, end]).astype(dtype)}
 
     def batches(self, prepared, multiple):
         training = self.config.training

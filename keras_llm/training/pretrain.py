@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from keras_llm import files
 from keras_llm.config import Config, to_json
 from keras_llm.run import Run, save_weights
@@ -29,7 +31,7 @@ def pretrain_run(
     save_seconds: float = 120.0,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Trains the language model that `config` describes on a corpus and leaves a run directory.
+    """Trains the model that `config` describes on a corpus and leaves a run directory.
 
     Args:
         config: every setting, merged.
@@ -45,7 +47,7 @@ def pretrain_run(
         UserError: see `Corpus`, `Run` and `Trainer`.
     """
     from keras_llm.data.corpus import Corpus
-    from keras_llm.data.prepared import fingerprint
+    from keras_llm.data.prepared import Prepared, fingerprint
     from keras_llm.training.tokenizing import prepare_documents
 
     run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data))
@@ -65,6 +67,10 @@ def pretrain_run(
         evaluation += [{"text": text} for text in held_out]
 
     def prepare(task, directory):
+        if config.kind == "masked_lm":  # rows of more than ids
+            shown = tqdm(documents, total=documents.amount.documents, unit=" documents", desc="Tokenizing")
+            rows = task.prepare({"text": text} for text in shown)
+            return Prepared.write(directory / "prepared", rows, data_hash)
         task.tokenizer.save(directory / "tokenizer")
         return prepare_documents(
             documents,
