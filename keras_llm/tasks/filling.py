@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from keras_llm.errors import UserError
 from keras_llm.tasks.base import Task
 
@@ -21,9 +19,9 @@ class Filling(Task):
     monitor_mode = "min"
 
     def read(self, paths):
-        from keras_llm.data.corpus import Corpus
+        from keras_llm.data.corpus import evaluation_corpus
 
-        corpus = Corpus(paths, dataclasses.replace(self.config.corpus, deduplicate="none", eval_share=0.0))
+        corpus = evaluation_corpus(paths, self.config.corpus)
         return [{"text": document} for document in corpus], corpus.report
 
     def bundled(self):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -46,7 +45,7 @@ def pretrain_run(
     Raises:
         UserError: see `Corpus`, `Run` and `Trainer`.
     """
-    from keras_llm.data.corpus import Corpus
+    from keras_llm.data.corpus import Corpus, evaluation_corpus
     from keras_llm.data.prepared import Prepared, fingerprint
     from keras_llm.training.tokenizing import prepare_documents
 
@@ -61,7 +60,7 @@ def pretrain_run(
     evaluation = [{"text": text} for text in corpus.part("eval")] if config.corpus.eval_share else []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
-        held_out = Corpus(eval_data, dataclasses.replace(config.corpus, eval_share=0.0))
+        held_out = evaluation_corpus(eval_data, config.corpus)
         for line in held_out.report.lines():
             say(f"  {line}")
         evaluation += [{"text": text} for text in held_out]
