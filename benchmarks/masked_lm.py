@@ -47,7 +47,9 @@ def main():
     found |= task.evaluate(records)
     found["seconds"] = round(time.perf_counter() - start, 1)
     metrics = json.loads(run.metrics.read_text(encoding="utf-8")) if run.metrics.exists() else {}
-    print(json.dumps({**found, "parameters": task.model.count_params(), "history": metrics.get("history", [])}, indent=1))
+    print(
+        json.dumps({**found, "parameters": task.model.count_params(), "history": metrics.get("history", [])}, indent=1)
+    )
 
 
 if __name__ == "__main__":
