@@ -20,13 +20,14 @@ from keras_llm.config import (
     TrainingConfig,
     validate,
 )
+from keras_llm.errors import UserError
 
-# objective -> kind of model, and whether it also learns which text follows another
+# objective -> kind of model, and what it says about masking
 OBJECTIVES = {
-    "causal": ("causal_lm", False),
-    "mlm": ("masked_lm", False),
-    "mlm+nsp": ("masked_lm", True),
-    "span-corruption": ("span_corruption", False),
+    "causal": ("causal_lm", {}),
+    "mlm": ("masked_lm", {"next_sentence": False}),
+    "mlm+nsp": ("masked_lm", {"next_sentence": True}),
+    "span-corruption": ("span_corruption", {}),
 }
 
 
@@ -51,9 +52,8 @@ class Arguments:
     lengths: LengthConfig
     masking: Masking
     training: TrainingConfig
-    objective: Literal["causal", "mlm", "mlm+nsp", "span-corruption"] | None = None
-    """What is learned: the next token (the default); hidden words; these and whether one text follows another (BERT); hidden
-    spans (T5)."""
+    objective: Literal["causal", "mlm", "mlm+nsp", "span-corruption"] = "causal"
+    """What is learned: the next token; hidden words; these and whether one text follows another (BERT); hidden spans (T5)."""
     eval_data: tuple[Path, ...] = ()
     """Documents to evaluate on while training; --eval-share keeps some of the corpus for it. Without either the training loss
     decides which weights are best."""
@@ -69,16 +69,13 @@ class Arguments:
 
 def main():
     given = list(sys.argv[1:])
-    objective = named(given, "objective")
-    if objective in OBJECTIVES:  # what is none is told when parsing
-        given.append(f"--kind={OBJECTIVES[objective][0]}")
-    base = recommended(given, kind="causal_lm", model="transformer")
-    kind, masking = base.kind, vars(base.masking)
-    if objective in OBJECTIVES:
-        masking["next_sentence"] = OBJECTIVES[objective][1]
-    base.masking = Masking(**masking)
-    arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
-    config = config_of(arguments, kind)
+    kind, masking = OBJECTIVES.get(named(given, "objective"), ("", {}))  # what is none is told when parsing
+    base = recommended([*given, *([f"--kind={kind}"] if kind else [])], kind="causal_lm", model="transformer")
+    base.masking = Masking(**vars(base.masking) | masking)
+    defaults = with_settings(Arguments, base)
+    defaults.objective = objective_of(base)
+    arguments = parse(Arguments, __doc__, defaults)
+    config = config_of(arguments, base.kind)
     config.masking = MaskingConfig(**vars(arguments.masking))
     config = validate(config)
     budget = seconds(arguments.time_budget) if arguments.time_budget else None
@@ -93,6 +90,14 @@ def main():
         time_budget=budget,
         save_seconds=seconds(arguments.save_every),
     )
+
+
+def objective_of(config) -> str:
+    """The objective that a file of settings says."""
+    for name, (kind, masking) in OBJECTIVES.items():
+        if kind == config.kind and masking.items() <= vars(config.masking).items():
+            return name
+    raise UserError(f"Models of kind {config.kind} are not pretrained. Received: --config. Use train_qa.py.")
 
 
 if __name__ == "__main__":

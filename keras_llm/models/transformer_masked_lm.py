@@ -43,14 +43,16 @@ class TransformerMaskedLanguageModel(keras.Model):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.next_sentence = vocabulary_size, config, next_sentence
         width, policy = config.embedding_dim, {"dtype": self.dtype_policy}
-        self.embedding = TokenEmbedding(vocabulary_size, width, scale=True, name="embedding", **policy)
+        # Tokens and segments weigh the same. Behind a first norm their size does not matter, but learned positions are small.
+        vectors = {"scale": config.norm_first, **policy}
+        self.embedding = TokenEmbedding(vocabulary_size, width, name="embedding", **vectors)
         self.positions = self.segments = None
         if config.positions == "learned":
             self.positions = LearnedPositions(config.context_length, width, name="positions", **policy)
         elif config.positions == "sinusoidal":
             self.positions = SinusoidalPositions(width, name="positions", **policy)
         if next_sentence:
-            self.segments = TokenEmbedding(2, width, name="segments", **policy)
+            self.segments = TokenEmbedding(2, width, name="segments", **vectors)
         self.blocks = [
             TransformerBlock(
                 num_heads=config.num_heads,
