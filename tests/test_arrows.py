@@ -16,12 +16,13 @@ ARROWS = {
     "errors": set(),
     "files": set(),
     "config": set(),
+    "vectors": set(),
     "models": {"layers"},
     "tasks": LEAVES | {"models"},
     "run": LEAVES | {"models", "tasks"},
     "hub": LEAVES | {"models", "tasks"},
     "evaluate": LEAVES | {"models", "tasks", "run"},
-    "training": LEAVES | {"models", "tasks", "run"},
+    "training": LEAVES | {"models", "tasks", "run", "vectors"},
     "export": LEAVES | {"models", "tasks", "run", "hub"},
     "serving": LEAVES | {"models", "tasks", "run"},
     "command_line": set(),
@@ -29,7 +30,7 @@ ARROWS = {
 }
 # Needs an op that Keras has no name for, where Keras runs on TensorFlow, and imports it only there.
 IN_A_TENSORFLOW_BRANCH = {"layers/cache.py"}
-WITHOUT_TENSORFLOW = ["layers", "models", "generation", "training", "data/prepared.py", "data/batches.py"]
+WITHOUT_TENSORFLOW = ["layers", "models", "generation", "training", "vectors", "data/prepared.py", "data/batches.py"]
 
 
 def imports(path):
