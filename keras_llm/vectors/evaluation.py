@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +136,48 @@ def evaluate_analogies(
     if waiting:
         answer()
     return Analogies(sections, list(missing))
+
+
+def report(
+    vectors: WordVectors,
+    similarity: Sequence[str | Path] = (),
+    analogies: Sequence[str | Path] = (),
+    ignore_case: bool = True,
+    most_frequent: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, list[dict]]:
+    """Evaluates on several files and says each result in a line.
+
+    Returns:
+        {"similarity": ..., "analogies": ...}: the figures of each file, for JSON.
+
+    Raises:
+        UserError: see `evaluate_similarity` and `evaluate_analogies`.
+    """
+    result: dict[str, list[dict]] = {"similarity": [], "analogies": []}
+    for path in similarity:
+        found = evaluate_similarity(vectors, path, ignore_case)
+        shown = "-" if found.spearman is None else f"{found.spearman:.4f}"
+        say(f"{Path(path).name}: Spearman {shown} over {found.scored} of {found.pairs} pairs{_missing(found.missing)}")
+        result["similarity"].append({"file": Path(path).name, **dataclasses.asdict(found)})
+    for path in analogies:
+        found = evaluate_analogies(vectors, path, ignore_case, most_frequent)
+        say(f"{Path(path).name}:{_missing(found.missing)}")
+        for section in [*found.sections, found.total]:
+            shown = "-" if section.accuracy is None else f"{section.accuracy:.2%}"
+            say(f"  {section.name}: {shown} right, {section.correct} of {section.scored} ({section.questions} asked)")
+        sections = [dataclasses.asdict(section) | {"accuracy": section.accuracy} for section in found.sections]
+        total = dataclasses.asdict(found.total) | {"accuracy": found.total.accuracy}
+        result["analogies"].append(
+            {"file": Path(path).name, **total, "sections": sections, "missing": found.missing},
+        )
+    return result
+
+
+def _missing(words):
+    return (
+        f"; {len(words)} words have no vector: {', '.join(words[:5])}{'…' if len(words) > 5 else ''}" if words else ""
+    )
 
 
 def _first_words(vectors, most_frequent):

@@ -115,15 +115,24 @@ def _step(batch, words, contexts, squares, learning_rate, pool) -> float:
         return 0.0
     error = _dot(words, contexts, rows, columns, pool) - log  # [N]
     pull = weight * error
-    matrix = csr_array((pull, (rows, columns)), shape=(len(words), len(contexts)))
     # The derivative by a vector is the other word's vector times `pull`, that by a bias is `pull`.
-    others = [_with_ones(contexts), _with_ones(words)]
-    for own, square, matrix, other in zip((words, contexts), squares, (matrix, matrix.T.tocsr()), others, strict=True):
-        gradient = matrix @ other
-        matrix.data **= 2
-        square += matrix @ np.square(other)  # sums the squares cell by cell, as single updates would
-        own -= learning_rate * gradient / np.sqrt(square)
+    by_row = csr_array((pull, (rows, columns)), shape=(len(words), len(contexts)))
+    work = [
+        pool.submit(_gradient, matrix, other)
+        for matrix, other in ((by_row, _with_ones(contexts)), (by_row.T.tocsr(), _with_ones(words)))
+    ]
+    for own, square, gradient in zip((words, contexts), squares, work, strict=True):
+        first, second = gradient.result()
+        square += second
+        own -= learning_rate * first / np.sqrt(square)
     return 0.5 * float(pull @ error)
+
+
+def _gradient(matrix, other):
+    """The sum over a row's cells of their gradients, and of the gradients' squares, as single updates would add them."""
+    squared = matrix.copy()
+    squared.data **= 2
+    return matrix @ other, squared @ np.square(other)
 
 
 def _dot(words, contexts, rows, columns, pool):

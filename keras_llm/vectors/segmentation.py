@@ -50,9 +50,10 @@ def segmenter(name: str, keep_punctuation: bool = False) -> Callable[[str], list
 @functools.cache
 def _pattern(keep_punctuation):
     # Marks (vowel signs of Indic scripts, accents written apart) belong to the letter before, which \w does not know.
-    letter = f"(?:(?![{UNSPACED}])[^\\W_][{_marks()}]*)"
+    letters = f"[^\\W_{UNSPACED}]"
+    run = f"{letters}+(?:[{_marks()}]+{letters}*)*"
     number = r"\d+(?:[.,]\d+)+(?![^\W_])"
-    word = f"{letter}+(?:['’‑-]{letter}+)*"
+    word = f"{run}(?:['’‑-]{run})*"
     mark = r"|[^\s]" if keep_punctuation else ""
     return re.compile(f"[{UNSPACED}]|{number}|{word}{mark}")
 

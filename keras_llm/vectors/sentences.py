@@ -47,8 +47,8 @@ class Sentences:
         Raises:
             UserError: there are no words, or the file of stop words cannot be read.
         """
-        cut = segmenter(config.segmentation, config.keep_punctuation)
         stop_words = _stop_words(config)
+        cut = segmenter(config.segmentation, config.keep_punctuation)
         counts: Counter = Counter()
         number = 0
         with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
