@@ -67,6 +67,10 @@ class ModelConfig:
     """LSTM language model: dropout on the recurrent state, the same units at every step."""
     tied: bool = True
     """The output head is the embedding's matrix (language models)."""
+    vectors: str = ""
+    """Word vectors that the embedding starts from: a run of train_word_vectors.py, or a word2vec or GloVe file."""
+    freeze_embeddings: bool = False
+    """Keep the embedding as the word vectors have it."""
 
 
 @dataclasses.dataclass

@@ -91,8 +91,10 @@ def _create(config, run_dir, task_class, records, data_hash, say):
     from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
     from keras_llm.text import TOKENIZERS
+    from keras_llm.training.embedding import check_vectors
     from keras_llm.training.trainer import require_one_batch
 
+    check_vectors(config)
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
         keras.utils.set_random_seed(config.training.seed)
@@ -112,6 +114,7 @@ def _train(run, records, evaluation, time_budget, save_seconds, say):
 
     from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
+    from keras_llm.training.embedding import start_embedding
     from keras_llm.training.observers import TensorBoardObserver
     from keras_llm.training.trainer import Trainer
 
@@ -119,6 +122,7 @@ def _train(run, records, evaluation, time_budget, save_seconds, say):
     keras.utils.set_random_seed(config.training.seed)  # before the tokenizer, see above
     tokenizer = run.tokenizer()
     task = make_task(config, tokenizer)
+    start_embedding(task, fresh=not run.state.exists(), say=say)
     prepared = Prepared.open(run.prepared, run.manifest["data"])
     say(
         f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on"

@@ -22,8 +22,8 @@ def embedding_matrix(
     """An embedding for a tokenizer's pieces: the vector of the word that a piece is, else random numbers like those.
 
     A piece is a word where it stands for one: "the" of WordPiece but not "##the", "▁the" of SentencePiece but not
-    "the", which goes on with a word; punctuation and Chinese characters or words with and without mark. A piece found
-    as it is written comes first, then in lower case, with a capital, in capitals.
+    "the", which goes on with a word; punctuation and Chinese characters or words with and without mark. A word is
+    sought as it is written, then in lower case, with a capital, in capitals.
 
     Args:
         tokens: V pieces as `Tokenizer.tokens()` gives them.
@@ -85,7 +85,7 @@ def _of_sentencepiece(token):
 
 
 def _row(word, token, index):
-    if token in index:  # the vectors may have been trained on these very pieces
+    if token.startswith((CONTINUES, SPACE)) and token in index:  # the vectors may know pieces
         return index[token]
     if word:
         for written in (word, word.lower(), word.title(), word.upper()):
