@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -130,9 +130,10 @@ def _step(batch, words, contexts, squares, learning_rate, pool) -> float:
 
 def _gradient(matrix, other):
     """The sum over a row's cells of their gradients, and of the gradients' squares, as single updates would add them."""
-    squared = matrix.copy()
-    squared.data **= 2
-    return matrix @ other, squared @ np.square(other)
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is refused with a message
+        squared = matrix.copy()
+        squared.data **= 2
+        return matrix @ other, squared @ np.square(other)
 
 
 def _dot(words, contexts, rows, columns, pool):
@@ -141,7 +142,8 @@ def _dot(words, contexts, rows, columns, pool):
     def part(first):
         place = slice(first, first + CELLS_AT_ONCE)
         w, c = words[rows[place]], contexts[columns[place]]  # [n, D + 1]
-        return np.einsum("nd,nd->n", w[:, :-1], c[:, :-1]) + w[:, -1] + c[:, -1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.einsum("nd,nd->n", w[:, :-1], c[:, :-1]) + w[:, -1] + c[:, -1]
 
     return np.concatenate(list(pool.map(part, range(0, len(rows), CELLS_AT_ONCE))))
 
@@ -173,6 +175,6 @@ class _Batches:
         self.log = np.log(x)
         self.weight = np.minimum(1, (x / np.float32(x_max)) ** np.float32(EXPONENT))
 
-    def __getitem__(self, i) -> Iterator[np.ndarray]:
+    def __getitem__(self, i) -> tuple[np.ndarray, ...]:
         place = slice(self.bounds[i], self.bounds[i + 1])
         return self.rows[place], self.columns[place], self.log[place], self.weight[place]
