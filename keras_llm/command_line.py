@@ -6,10 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 
-from keras_llm.config import Config, from_json, make_config
+from keras_llm.config import Config, from_json
 from keras_llm.errors import UserError
+from keras_llm.presets import make_config
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -88,6 +90,27 @@ def recommended(arguments: list[str], kind: str, model: str) -> Config:
         config = from_json(text, str(path), make_config(named["kind"], named["model"], named["preset"]))
         config.kind, config.model, config.preset = named["kind"], named["model"], named["preset"]
     return config or make_config(named["kind"], named["model"], named["preset"])
+
+
+def with_settings(cls, config: Config):
+    """What a script's flags are laid over: its dataclass with the config's values in the fields of the same names.
+
+    Args:
+        cls: the script's dataclass of arguments.
+        config: from `recommended`.
+    """
+    import tyro
+
+    values = {field.name: getattr(config, field.name) for field in fields(Config)}
+    given = {field.name for field in fields(cls)}
+    required = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
+    return cls(**{n: v for n, v in values.items() if n in given}, **dict.fromkeys(required, tyro.MISSING))
+
+
+def config_of(arguments, kind: str) -> Config:
+    """The other way: the config that a script's parsed arguments describe; sections it has no flags for keep their defaults."""
+    names = [field.name for field in fields(Config) if field.name != "kind" and hasattr(arguments, field.name)]
+    return Config(kind=kind, **{name: getattr(arguments, name) for name in names})
 
 
 def seconds(text: str) -> float:

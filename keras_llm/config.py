@@ -1,7 +1,7 @@
-"""Every setting of a run: a few small dataclasses, the presets, and strict JSON.
+"""Every setting of a run: a few small dataclasses, and strict JSON.
 
-Priority: what the user gives > what the preset recommends > the default here. The merged config is printed and kept in
-the run.
+Priority: what the user gives > what the preset recommends (`presets.py`) > the default here. The merged config is printed and
+kept in the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from keras_llm.errors import UserError
 
 Kind = Literal["reading", "closed_book", "causal_lm"]
-Architecture = Literal["ngram", "feedforward", "lstm", "transformer"]
+Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
 
 
 @dataclasses.dataclass
@@ -57,6 +57,8 @@ class ModelConfig:
     """Inside the feed-forward part."""
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
+    context_length: int = 256
+    """Tokens a language model is trained on at once; more than that a Transformer never sees."""
     order: int = 5
     """Order n of an n-gram model; a feed-forward language model sees the n - 1 tokens before."""
     min_count: int = 1
@@ -64,7 +66,7 @@ class ModelConfig:
     direct_connections: bool = False
     """Feed-forward language model: also connect the embeddings to the output, around the hidden layer."""
     recurrent_dropout: float = 0.0
-    """LSTM language model: dropout on the recurrent state, the same units at every step."""
+    """LSTM language models: dropout on the recurrent state, the same units at every step."""
     tied: bool = True
     """The output head is the embedding's matrix (language models)."""
     vectors: str = ""
@@ -85,8 +87,6 @@ class LengthConfig:
     """Context tokens a reader sees at once."""
     window_stride: int = 128
     """Tokens two neighbouring windows share."""
-    context_length: int = 256
-    """Tokens a language model is trained on at once; more than that a Transformer never sees."""
 
 
 @dataclasses.dataclass
@@ -105,6 +105,8 @@ class TrainingConfig:
 
     epochs: int = 10
     """Passes over the training data."""
+    steps: int = 0
+    """Updates to make, whatever part of an epoch or how many epochs that is; 0: `epochs` decides."""
     batch_size: int = 32
     """Examples (for readers: windows) a step."""
     learning_rate: float = 1e-3
@@ -127,6 +129,8 @@ class TrainingConfig:
     """Stop after this many epochs without a better evaluation; 0 never stops early."""
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    evaluate_steps: int = 0
+    """Updates between evaluations; 0: `evaluate_every` decides."""
     seed: int = 0
     """Of initial weights, order and dropout."""
 
@@ -146,80 +150,6 @@ class Config:
     network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-
-
-# Recommended values: preset -> (kind, model) -> section -> field. "tiny" is for tests and the demo.
-PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
-    "tiny": {
-        ("reading", "lstm"): {
-            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
-            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2},
-            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 3e-3, "clip_norm": 5.0},
-        },
-        ("reading", "transformer"): {
-            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
-            "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
-            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 1e-3, "clip_norm": 5.0},
-        },
-        ("closed_book", "lstm"): {
-            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
-            "network": {"embedding_dim": 64, "hidden_dim": 96, "num_layers": 1, "dropout": 0.0},
-            "training": {"epochs": 60, "batch_size": 16, "learning_rate": 5e-3},
-        },
-        ("closed_book", "transformer"): {
-            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
-            "network": {"embedding_dim": 96, "num_layers": 2, "num_heads": 4, "feedforward_dim": 192, "dropout": 0.0},
-            "training": {"epochs": 60, "batch_size": 16, "learning_rate": 2e-3},
-        },
-    },
-    "small": {
-        ("reading", "lstm"): {
-            # Capitals tell names from other words, and pieces of a small vocabulary stand in unseen texts, too.
-            "text": {"vocabulary_size": 8000, "unicode_policy": "identity"},
-            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 2, "dropout": 0.45},
-            "training": {"epochs": 8, "batch_size": 32, "learning_rate": 2e-3, "ema": 0.999, "clip_norm": 5.0},
-        },
-        ("reading", "transformer"): {
-            "text": {"vocabulary_size": 8000, "unicode_policy": "identity"},
-            "network": {"embedding_dim": 128, "num_layers": 4, "num_heads": 4, "feedforward_dim": 256, "dropout": 0.3},
-            "training": {"epochs": 8, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.999, "clip_norm": 5.0},
-        },
-        # The classic small set-up: embedding 128, two LSTM layers of 256.
-        ("closed_book", "lstm"): {
-            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
-            "network": {"embedding_dim": 128, "hidden_dim": 256, "num_layers": 2, "dropout": 0.1},
-            "training": {"epochs": 40, "batch_size": 64, "learning_rate": 2e-3},
-        },
-        ("closed_book", "transformer"): {
-            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
-            "network": {"embedding_dim": 256, "num_layers": 3, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.1},
-            "training": {"epochs": 40, "batch_size": 64, "learning_rate": 1e-3},
-        },
-    },
-}
-
-
-def make_config(kind: str, model: str, preset: str = "small") -> Config:
-    """The defaults with a preset's recommended values over them.
-
-    Raises:
-        UserError: the preset, kind or model does not exist.
-
-    Example:
-
-    >>> make_config("closed_book", "lstm", "small").network.hidden_dim
-    256
-    """
-    if preset not in PRESETS:
-        raise UserError(f"A preset is one of {', '.join(PRESETS)}. Received: {preset!r}.{_nearest(preset, PRESETS)}")
-    recommended = PRESETS[preset].get((kind, model))
-    if recommended is None:
-        pairs = ", ".join(f"{k}+{m}" for k, m in PRESETS[preset])
-        raise UserError(f"The preset {preset!r} exists for {pairs}. Received: {kind}+{model}. Choose one of these.")
-    config = Config(kind=kind, model=model, preset=preset)
-    for section, values in recommended.items():
-        setattr(config, section, dataclasses.replace(getattr(config, section), **values))
-    return config
 
 
 def to_json(config: Any) -> str:
@@ -255,6 +185,9 @@ def validate(config: Config) -> Config:
         "num_layers": network.num_layers,
         "num_heads": network.num_heads,
         "feedforward_dim": network.feedforward_dim,
+        "context_length": network.context_length,
+        "order": network.order,
+        "min_count": network.min_count,
         "max_question_length": lengths.max_question_length,
         "max_answer_length": lengths.max_answer_length,
         "window_length": lengths.window_length,
@@ -268,6 +201,7 @@ def validate(config: Config) -> Config:
             raise UserError(f"{name} must be greater than 0. Received: {value}. Give a positive number.")
     shares = {
         "dropout": network.dropout,
+        "recurrent_dropout": network.recurrent_dropout,
         "ema": training.ema,
         "label_smoothing": training.label_smoothing,
         "warmup": training.warmup,
@@ -275,7 +209,7 @@ def validate(config: Config) -> Config:
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
-    for name in ("weight_decay", "clip_norm", "patience"):
+    for name in ("weight_decay", "clip_norm", "patience", "steps", "evaluate_steps"):
         if getattr(training, name) < 0:
             received = getattr(training, name)
             raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
@@ -305,12 +239,31 @@ def validate(config: Config) -> Config:
             "label_smoothing must be 0. "
             f"Received: {training.label_smoothing}."
         )
-    if config.kind == "closed_book" and config.text.tokenizer == "wordpiece":
+    if config.kind == "closed_book" and config.text.tokenizer in ("wordpiece", "words"):
         raise UserError(
-            "A closed-book model needs a reversible tokenizer. Received: tokenizer=wordpiece. "
+            f"A closed-book model needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
             "Use sentencepiece or characters."
         )
+    if config.kind == "causal_lm":
+        _validate_language_model(config)
     return config
+
+
+def _validate_language_model(config: Config) -> None:
+    network, longest = config.network, config.lengths.max_answer_length
+    if config.model == "feedforward" and network.order < 2:
+        raise UserError(f"A feed-forward language model sees order - 1 tokens: order >= 2. Received: {network.order}.")
+    if config.model == "lstm_attention" and network.hidden_dim % (2 * network.num_heads):
+        raise UserError(
+            "hidden_dim must be a multiple of 2 * num_heads. "
+            f"Received: hidden_dim={network.hidden_dim}, num_heads={network.num_heads}."
+        )
+    if config.model == "transformer" and network.positions == "learned" and longest >= network.context_length:
+        raise UserError(
+            "Learned positions end with the context: max_answer_length must be below context_length. "
+            f"Received: max_answer_length={longest}, context_length={network.context_length}. Use rotary positions to "
+            "write on beyond it."
+        )
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -327,7 +280,14 @@ def differences(old: Config, new: Config) -> list[str]:
     return [f"{name}: {before[name]} → {after[name]}" for name in before if before[name] != after[name]]
 
 
-def _nearest(name: str, known) -> str:
+def nearest(name: str, known) -> str:
+    """A hint for a misspelt name, or nothing.
+
+    Example:
+
+    >>> nearest("lstn", ["lstm", "transformer"])
+    " Did you mean 'lstm'?"
+    """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -339,7 +299,7 @@ def _fill(base, values: Any, where: str):
     filled = {}
     for key, value in values.items():
         if key not in hints:
-            raise UserError(f"{where}: unknown key {key!r}.{_nearest(key, hints)} Known: {', '.join(hints)}.")
+            raise UserError(f"{where}: unknown key {key!r}.{nearest(key, hints)} Known: {', '.join(hints)}.")
         filled[key] = _checked(hints[key], getattr(base, key), value, f"{where}: {key}")
     return dataclasses.replace(base, **filled)
 
@@ -350,8 +310,8 @@ def _checked(hint, base, value, where: str):
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             choices = get_args(hint)
-            nearest = _nearest(str(value), choices)
-            raise UserError(f"{where} is one of {', '.join(choices)}. Received: {value!r}.{nearest}")
+            close = nearest(str(value), choices)
+            raise UserError(f"{where} is one of {', '.join(choices)}. Received: {value!r}.{close}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

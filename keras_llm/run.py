@@ -151,6 +151,8 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
             f"{path} was trained with another tokenizer than the one beside it "
             f"({facts['tokenizer'][:12]} and {tokenizer_hash[:12]}). Put the original files back."
         )
+    if hasattr(task.model, "from_arrays"):  # an n-gram model: what was counted decides its shapes
+        task.model = task.model.from_arrays(arrays)
     named = _named(task.model)
     wanted = {name: tuple(weight.shape) for name, weight in named.items()}
     stored = {name: array.shape for name, array in arrays.items()}
@@ -191,8 +193,12 @@ def load(path: str | Path, weights: str = "best") -> Task:
 
 
 def _named(model) -> dict:
-    """Weights by their path below the model, whose own name Keras numbers within a process."""
-    return {weight.path.partition("/")[2]: weight for weight in model.weights}
+    """Weights by their path below the model, whose own name Keras numbers within a process.
+
+    What a training carries from batch to batch belongs to its state, not to the weights.
+    """
+    carried = {id(weight) for weight in model.carried.weights} if hasattr(model, "carried") else set()
+    return {weight.path.partition("/")[2]: weight for weight in model.weights if id(weight) not in carried}
 
 
 def _read_text(path: Path) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import _path  # noqa: F401
-import tyro
 
-from keras_llm.command_line import parse, recommended, run_script, seconds
-from keras_llm.config import Config, validate
+from keras_llm.command_line import config_of, parse, recommended, run_script, seconds, with_settings
+from keras_llm.config import LengthConfig, ModelConfig, TokenizerConfig, TrainingConfig, validate
 
 
 @dataclasses.dataclass
@@ -20,7 +19,16 @@ class Arguments:
     """Training files: SQuAD JSON (CMRC, DRCD) for reading; JSONL, CSV, TSV, YAML or SQuAD JSON for closed_book."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
-    config_values: Annotated[Config, tyro.conf.arg(name="")]
+    kind: Literal["reading", "closed_book"]
+    """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory."""
+    model: Literal["lstm", "transformer"]
+    """The network behind it."""
+    preset: str
+    """Name of the recommended values, over which the flags below are laid."""
+    text: TokenizerConfig
+    network: ModelConfig
+    lengths: LengthConfig
+    training: TrainingConfig
     eval_data: tuple[Path, ...] = ()
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None
@@ -39,9 +47,8 @@ class Arguments:
 
 def main():
     base = recommended(sys.argv[1:], kind="reading", model="transformer")
-    default = Arguments(data=tyro.MISSING, run=tyro.MISSING, config_values=base)
-    arguments = parse(Arguments, __doc__, default)
-    config = validate(arguments.config_values)
+    arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
+    config = validate(config_of(arguments, arguments.kind))
     budget = seconds(arguments.time_budget) if arguments.time_budget else None
     from keras_llm.training.train import train_run
 

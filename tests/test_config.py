@@ -6,12 +6,12 @@ import json
 import pytest
 
 from keras_llm.command_line import recommended, seconds
-from keras_llm.config import PRESETS, Config, differences, from_json, make_config, to_json, validate
+from keras_llm.config import Config, differences, from_json, to_json, validate
 from keras_llm.errors import UserError
+from keras_llm.presets import PRESETS, make_config
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("pair", PRESETS["small"])
+@pytest.mark.parametrize(("preset", "pair"), [(preset, pair) for preset in PRESETS for pair in PRESETS[preset]])
 def test_presets_are_valid_and_survive_json(preset, pair):
     config = validate(make_config(*pair, preset))
     assert from_json(to_json(config)) == config

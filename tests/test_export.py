@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.export import consumers, gates, verify, warmup
 from keras_llm.export.saved_model import ask_of, export_task, save, versions
+from keras_llm.presets import make_config
 from keras_llm.run import load, save_weights, write_manifest
 from keras_llm.serving.client import ask
 from keras_llm.serving.server import Server

@@ -13,14 +13,14 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.export import lite
 from keras_llm.export.lite import text as lite_text
-from keras_llm.export.lite.functions import lite_tokenizer, string_function
+from keras_llm.export.lite.functions import LITE_TOKENIZERS, lite_tokenizer, string_function
 from keras_llm.export.lite.tables import Trie
 from keras_llm.export.lite.tokenizers import NotPossibleError
 from keras_llm.export.requests import DIFFICULT, INVALID, PIECES
+from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
 from keras_llm.text.sentencepiece import ESCAPE, ESCAPED
@@ -37,7 +37,7 @@ BYTES = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(min_size=1, max_si
 
 
 @pytest.fixture(
-    scope="module", params=[(kind, p) for kind in TOKENIZERS for p in ("identity", "lowercase")], ids="-".join
+    scope="module", params=[(kind, p) for kind in LITE_TOKENIZERS for p in ("identity", "lowercase")], ids="-".join
 )
 def tokenizers(request):
     """A tokenizer, and its functions over code points: string [1] -> ids and places, ids -> string [1]."""
@@ -226,3 +226,8 @@ def test_flex_and_unknown_custom_ops_are_refused():
 def test_a_policy_that_composes_has_no_text_file():
     with pytest.raises(NotPossibleError, match="nfc"):
         lite_tokenizer(TOKENIZERS["characters"].train(TEXTS, 400, "nfc"))
+
+
+def test_whole_words_have_no_text_file():
+    with pytest.raises(NotPossibleError, match="the tokenizer words .* wordpiece, sentencepiece, characters have"):
+        lite_tokenizer(TOKENIZERS["words"].train(TEXTS, 400))

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_llm.config import make_config
 from keras_llm.errors import UserError
+from keras_llm.presets import make_config
 from keras_llm.vectors import WordVectors, embedding_matrix
 
 PAIRS = [("什么是词元？", "文本"), ("What is a token?", "a piece"), ("谁写的？", "我们"), ("Who wrote it?", "we did")]

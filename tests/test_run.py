@@ -10,9 +10,9 @@ import pytest
 
 import keras_llm
 from keras_llm import files
-from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.evaluate import evaluate_run
+from keras_llm.presets import make_config
 from keras_llm.run import save_weights, write_manifest
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_llm.config import make_config
 from keras_llm.errors import UserError
 from keras_llm.export.saved_model import ask_of
 from keras_llm.generation.decode import greedy
+from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.tasks.generating import cut
 from keras_llm.text import TOKENIZERS

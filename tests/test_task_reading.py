@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_llm.config import make_config
+from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
 

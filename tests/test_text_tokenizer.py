@@ -85,6 +85,7 @@ def test_what_a_tokenizer_says_of_itself(kind):
         "wordpiece": (False, True),
         "sentencepiece": (True, False),
         "characters": (True, True),
+        "words": (False, True),
     }[kind]
     assert tokenizer.vocabulary_size <= 420
     tokens = tokenizer.tokens()
@@ -129,7 +130,8 @@ def test_long_text(kind):
     if tokenizer.reversible:
         assert list(tokenizer.decode(ids).numpy()) == [row.encode() for row in rows]
     else:
-        assert ids.row_lengths().numpy().tolist()[1:] == [1, 100_000, 0]  # an unknown word, unknown characters, nothing
+        # An unknown word; unknown characters, each a word to WordPiece; nothing.
+        assert ids.row_lengths().numpy().tolist()[1:] == [1, {"wordpiece": 100_000, "words": 1}[kind], 0]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -180,6 +182,11 @@ def test_special_tokens_in_text_are_text(kind):
     ids = tokenizer.encode(lines)
     used = set(ids.values.numpy().tolist())
     assert not used & (set(range(tokenizer.special_ids)) - {1})
+    if kind == "words":
+        # Each has an id when it stands alone; stuck to others it is part of an unknown word.
+        assert list(tokenizer.decode(ids).numpy()[: len(SPECIAL)]) == [token.encode() for token in SPECIAL]
+        assert ids.row_lengths().numpy().tolist() == [*[1] * len(SPECIAL), 1, len(SPECIAL), 1, 3]
+        return
     assert all(len(row) > 1 for row in ids.to_list())
     if kind == "wordpiece":
         assert tokenizer.decode(tokenizer.encode(["[SEP]", "[UNK]"])).numpy().tolist() == [b"[SEP]", b"[UNK]"]
@@ -191,10 +198,11 @@ def test_special_tokens_in_text_are_text(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_decode_drops_special_and_foreign_ids(kind):
     tokenizer = trained(kind)
-    row = tokenizer.encode(["语言 token"]).to_list()[0]
+    text = "Transformer token." if kind == "words" else "语言 token"  # words the vocabulary has
+    row = tokenizer.encode([text]).to_list()[0]
     size = tokenizer.vocabulary_size
     padded = [[2, *row, 3, 0, 0], [0] * (len(row) + 4), [-5, size, size + 7, 1, *row]]
-    text = "语言token" if kind == "wordpiece" else "语言 token"
+    text = text.replace(" ", "") if kind == "wordpiece" else text
     assert [value.decode() for value in tokenizer.decode(padded).numpy()] == [text, "", text]
     assert tokenizer.decode(tf.zeros([2, 0], tf.int32)).numpy().tolist() == [b"", b""]
     assert tokenizer.decode(tf.zeros([0, 3], tf.int64)).shape == (0,)
@@ -397,5 +405,5 @@ def test_training_takes_a_generator_and_lone_surrogates():
 
 
 def test_no_offsets_is_a_clear_message():
-    with pytest.raises(UserError, match="Received: sentencepiece. Use wordpiece or characters"):
+    with pytest.raises(UserError, match="Received: sentencepiece. Use wordpiece, characters or words"):
         trained("sentencepiece").encode_with_offsets(["a"])

@@ -16,7 +16,49 @@ POOL = 64  # batches whose rows are sorted by length together: little padding, a
 AHEAD = 2  # batches that wait, ready, for the training step
 
 
-class Batches:
+class Steps:
+    """What every source of batches shares: `self[step]` is a batch, a pure function of the step.
+
+    Attributes:
+        steps_per_epoch: after so many steps all examples have been seen.
+    """
+
+    steps_per_epoch: int
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """Batch `step`, counted over all epochs."""
+        raise NotImplementedError
+
+    def prefetch(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """`(step, batch)` for `start <= step < stop`, made on a background thread that ends with the iterator."""
+        slots, ready, stopped = threading.Semaphore(AHEAD), queue.SimpleQueue(), threading.Event()
+
+        def produce():
+            try:
+                for step in range(start, stop):
+                    slots.acquire()
+                    if stopped.is_set():
+                        return
+                    ready.put((step, self[step]))
+            except BaseException as error:  # raised again where the batch is taken
+                ready.put(error)
+
+        thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+        thread.start()
+        try:
+            for _ in range(start, stop):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                slots.release()
+                yield item
+        finally:
+            stopped.set()
+            slots.release()
+            thread.join()
+
+
+class Batches(Steps):
     """Random access to the batches of an endless training, epoch after epoch.
 
     In every epoch each example occurs exactly once (except for a remainder that is dropped), in an order that follows
@@ -66,9 +108,9 @@ class Batches:
             received = f"batch size {batch_size}, worker {worker} of {workers}"
             raise UserError(f"Workers must share a batch evenly. Received: {received}. Give a multiple of the workers.")
         if drop_remainder and len(prepared) < batch_size:
-            received = f"batch size {batch_size}, {len(prepared)} examples"
             raise UserError(
-                f"A batch must not be larger than the data. Received: {received}. Give a smaller batch size."
+                f"Training needs at least one full batch. Received: {len(prepared)} examples with a batch size of "
+                f"{batch_size}. Give more data or a smaller --batch-size."
             )
         self.prepared = prepared
         self.batch_size = batch_size
@@ -93,34 +135,6 @@ class Batches:
             else:
                 batch[name] = values[rows[worker::workers]]
         return batch
-
-    def prefetch(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """`(step, batch)` for `start <= step < stop`, made on a background thread that ends with the iterator."""
-        slots, ready, stopped = threading.Semaphore(AHEAD), queue.SimpleQueue(), threading.Event()
-
-        def produce():
-            try:
-                for step in range(start, stop):
-                    slots.acquire()
-                    if stopped.is_set():
-                        return
-                    ready.put((step, self[step]))
-            except BaseException as error:  # raised again where the batch is taken
-                ready.put(error)
-
-        thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-        thread.start()
-        try:
-            for _ in range(start, stop):
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                slots.release()
-                yield item
-        finally:
-            stopped.set()
-            slots.release()
-            thread.join()
 
     def padding_share(self, step: int) -> float:
         """The share of padding in the 1-D features of batch `step`, over all workers: 0.0 is none."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras_llm.config import CorpusConfig
 from keras_llm.data.documents import existing
+from keras_llm.data.records import ReaderReport
 
 
 class Corpus:
@@ -28,6 +29,7 @@ class Corpus:
     def __init__(self, paths: Sequence[str | Path], config: CorpusConfig | None = None):
         self.paths = existing(paths)
         self.config = config or CorpusConfig()
+        self.report = ReaderReport()
 
     def __iter__(self) -> Iterator[str]:
         for path in self.paths:

@@ -13,8 +13,11 @@ def empty(like, heads, length, dim, dtype):
 
 
 def write(cache, new, position):
-    """Puts `new` [B, K, T, d] at `position` of `cache` [B, K, L, d], behind the tokens that it holds."""
-    return slice_update(cache, (0, 0, position, 0), new)
+    """Puts `new` [B, K, T, d] at `position` of `cache` [B, K, L, d], behind the tokens that it holds.
+
+    When all places are taken, single tokens go on at the first one again: the cache holds the last L tokens.
+    """
+    return slice_update(cache, (0, 0, ops.mod(position, ops.shape(cache)[2]), 0), new)
 
 
 def slice_update(inputs, start_indices, updates):

@@ -30,8 +30,11 @@ class MultiHeadAttention(keras.layers.Layer):
         memory: with `cross`, [B, S, M] or what `project_memory` made of it once.
         mask: bool [B, S] over the keys, true at real tokens; with a cache [B, length] over all the tokens it will hold.
         causal: a query sees only keys up to its own position.
+        segment_ids: int [B, T], self-attention without a cache: a query sees only keys with its own number, so that several
+            documents can share a row.
         cache: what `new_cache` or the call before returned. The keys and values of `x` are put at `position`.
-        position: int scalar, how many tokens the cache already holds; needed with `cache`.
+        position: int scalar, how many tokens came before; needed with `cache`. A token past the cache's room takes the place of
+            the oldest one (a sliding window; give one token at a time then).
         positions: int, broadcastable to [B, T], the position ids for rotary; `position` + 0, 1, 2… when left out.
         return_weights: also return the attention weights, float32 [B, H, T, S].
 
@@ -122,6 +125,7 @@ class MultiHeadAttention(keras.layers.Layer):
         memory=None,
         mask=None,
         causal=False,
+        segment_ids=None,
         cache=None,
         position=None,
         positions=None,
@@ -138,6 +142,9 @@ class MultiHeadAttention(keras.layers.Layer):
                 key, value = write(cache["key"], key, position), write(cache["value"], value, position)
                 cache = {"key": key, "value": value}
         hidden = _hidden(mask, causal, ops.shape(x)[1], ops.shape(key)[2], None if cache is None else position)
+        if segment_ids is not None:
+            apart = penalty(segment_ids[:, None, :, None] == segment_ids[:, None, None, :])  # [B, 1, T, T]
+            hidden = apart if hidden is None else hidden + apart
         y, weights = self._attend(query, key, value, hidden, training)
         y = reshape(ops.transpose(y, (0, 2, 1, 3)), ops.shape(x))  # [B, H, T, d] -> [B, T, D]
         result = (self.output_projection(y),)

@@ -97,6 +97,7 @@ class TransformerBlock(keras.layers.Layer):
         mask: bool [B, T], true at real tokens.
         memory: with `cross_attention`, [B, S, D].
         memory_mask: bool [B, S].
+        segment_ids: int [B, T]; tokens see only tokens with their own number, see `MultiHeadAttention`.
         cache: what `new_cache` or the call before returned; see `MultiHeadAttention`.
         position: int scalar, how many tokens the cache already holds.
         positions: int, broadcastable to [B, T], position ids for rotary.
@@ -175,6 +176,7 @@ class TransformerBlock(keras.layers.Layer):
         mask=None,
         memory=None,
         memory_mask=None,
+        segment_ids=None,
         cache=None,
         position=None,
         positions=None,
@@ -188,6 +190,7 @@ class TransformerBlock(keras.layers.Layer):
                 x,
                 mask=mask,
                 causal=self.causal,
+                segment_ids=segment_ids,
                 cache=None if cache is None else cache["self"],
                 position=position,
                 positions=positions,

@@ -1,8 +1,12 @@
 """Models: ids in, numbers out. `MODELS` names them by kind and architecture."""
 
+from keras_llm.models.feedforward_lm import FeedForwardLanguageModel
 from keras_llm.models.lstm_encoder_decoder import LSTMEncoderDecoder
+from keras_llm.models.lstm_lm import LSTMAttentionLanguageModel, LSTMLanguageModel
 from keras_llm.models.lstm_reader import LSTMReader
+from keras_llm.models.ngram import NGramModel
 from keras_llm.models.transformer_encoder_decoder import TransformerEncoderDecoder
+from keras_llm.models.transformer_lm import TransformerLanguageModel
 from keras_llm.models.transformer_reader import TransformerReader
 
 MODELS = {
@@ -10,4 +14,9 @@ MODELS = {
     ("reading", "transformer"): TransformerReader,
     ("closed_book", "lstm"): LSTMEncoderDecoder,
     ("closed_book", "transformer"): TransformerEncoderDecoder,
+    ("causal_lm", "ngram"): NGramModel.untrained,
+    ("causal_lm", "feedforward"): FeedForwardLanguageModel,
+    ("causal_lm", "lstm"): LSTMLanguageModel,
+    ("causal_lm", "lstm_attention"): LSTMAttentionLanguageModel,
+    ("causal_lm", "transformer"): TransformerLanguageModel,
 }

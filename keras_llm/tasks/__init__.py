@@ -1,10 +1,11 @@
 """Tasks: what a model is for. `TASKS` names them; importing this package does not import TensorFlow."""
 
 from keras_llm.tasks.base import Task
+from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.closed_book import ClosedBook
 from keras_llm.tasks.reading import Reading
 
-TASKS: dict[str, type[Task]] = {"reading": Reading, "closed_book": ClosedBook}
+TASKS: dict[str, type[Task]] = {"reading": Reading, "closed_book": ClosedBook, "causal_lm": CausalLM}
 
 
 def make_task(config, tokenizer=None, vocabulary_size=None, precision=None) -> Task:

@@ -198,8 +198,7 @@ class Answering:
 class Task(Answering):
     """What is trained here: strings in, strings out.
 
-    Subclasses give `inputs`, `monitor`, `prepare`, `split`, `answer` and `evaluate`; `answer` is the one path that
-    `ask`, `evaluate` and the export share.
+    Subclasses give what is named below; `answer` is the one path that `ask`, `evaluate` and the export share.
 
     Args:
         config: every setting of the run.
@@ -209,13 +208,14 @@ class Task(Answering):
 
     Attributes:
         inputs: names of the string inputs of `answer`.
-        monitor: the metric of `evaluate` that decides which weights are best; more is better.
-        length_feature: the prepared feature whose length decides an example's bucket.
+        monitor: the metric of `evaluate` that decides which weights are best.
+        monitor_mode: "max" where more of it is better, else "min".
+        token_features: the prepared features that are counted as tokens.
         settings: small values found while training that belong to the weights, e.g. a threshold.
     """
 
     monitor: str
-    length_feature: str
+    monitor_mode = "max"
     token_features: tuple[str, ...]
 
     def __init__(
@@ -234,15 +234,22 @@ class Task(Answering):
 
     # What a subclass gives
 
-    @staticmethod
-    def read(paths) -> tuple[list[dict], Any]:
-        """Files -> records and a report of what could not be used."""
+    def read(self, paths) -> tuple[list[dict], Any]:
+        """Files -> records, and a report of what could not be used, with `lines()`, `skipped` and `mended`."""
         raise NotImplementedError
 
-    @staticmethod
-    def texts(records: Iterable[dict]) -> Iterable[str]:
-        """The texts a tokenizer is trained on."""
+    def bundled(self) -> list[dict]:
+        """Records from our own small data, to ask where the user names no file."""
         raise NotImplementedError
+
+    def answers_table(self, records: list[dict]) -> tuple[list[str], list[list[str]]]:
+        """What is shown of the answers to a few records while training: columns and rows."""
+        raise NotImplementedError
+
+    def drawn_inputs(self, records: list[dict]) -> dict[str, np.ndarray]:
+        """The model's inputs for a picture of its attention to the first record."""
+        row = next(iter(self.prepare(records[:1])))
+        return self.split({name: value[None] for name, value in row.items()})[0]
 
     def example_inputs(self) -> dict[str, np.ndarray]:
         """Smallest valid input of the model, to build its weights."""
@@ -250,6 +257,10 @@ class Task(Answering):
 
     def prepare(self, records: Iterable[dict]) -> Iterator[dict[str, np.ndarray]]:
         """Rows of ids for training, from records; tokenizes with the traced graph."""
+        raise NotImplementedError
+
+    def batches(self, prepared, multiple: int):
+        """The source of training batches (`keras_llm.data.batches.Steps`), padded to multiples of a number of tokens."""
         raise NotImplementedError
 
     def split(self, batch: dict[str, np.ndarray]) -> tuple[dict, np.ndarray, np.ndarray]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_llm.tasks.base import Task, encode
+from keras_llm.tasks.base import encode
 from keras_llm.tasks.generating import Generating
+from keras_llm.tasks.question_answering import QuestionAnswering
 
 
-class ClosedBook(Generating, Task):
+class ClosedBook(Generating, QuestionAnswering):
     """Encoder-decoder from question to answer, trained by teacher forcing, decoded with a cache.
 
     `answer(question: string [B])` decodes greedily and gives `answer: string [B]` and `score: float32 [B]`, the geometric
@@ -22,8 +23,6 @@ class ClosedBook(Generating, Task):
     """
 
     inputs = ("question",)
-    # Counts Chinese by character and Latin by word: right for both languages, and for data that mixes them.
-    monitor = "cmrc_f1"
     length_feature = "source_ids"
     token_features = ("source_ids", "target_ids")
 

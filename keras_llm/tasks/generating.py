@@ -27,9 +27,11 @@ class Generating:
 
     Attributes:
         longest: the most tokens an answer has.
+        num_beams: beams of `beam`.
     """
 
     longest: int
+    num_beams = NUM_BEAMS
 
     def begin(self, **strings) -> dict:
         """String tensors [B] -> the arguments of `greedy`, `sample` and `beam_search` that say what is decoded."""
@@ -65,13 +67,13 @@ class Generating:
         return {**found, "answer": cut(found["answer"], stop)}
 
     def beam(self, length_penalty, stop, **others):
-        """The best of `NUM_BEAMS` beams; arguments as for `sample`, and see `generation.beam.beam_search`."""
+        """The best of `num_beams` beams; arguments as for `sample`, and see `generation.beam.beam_search`."""
         import tensorflow as tf
 
         from keras_llm.generation.beam import beam_search
 
         begun, rules = self._begin_with_rules(others)
-        ids, scores = beam_search(**begun, num_beams=NUM_BEAMS, length_penalty=length_penalty, rules=rules)
+        ids, scores = beam_search(**begun, num_beams=self.num_beams, length_penalty=length_penalty, rules=rules)
         ids = ids[:, 0]
         length = _length(ids, begun["pad_id"], rules.max_length)
         # Back from the score that compares lengths to the mean that `answer` gives.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_llm.tasks.base import Task, encode
+from keras_llm.tasks.base import encode
+from keras_llm.tasks.question_answering import QuestionAnswering
 
 # Windows that go through the model at once: bounds the memory of a request with a very long context.
 WINDOWS_AT_ONCE = 32
 ALWAYS_ANSWER = 1e9
 
 
-class Reading(Task):
+class Reading(QuestionAnswering):
     """Extractive reader over windows of the context.
 
     A context longer than `window_length` tokens is read in windows that share `window_stride` tokens. Each window gives
@@ -27,8 +28,6 @@ class Reading(Task):
     """
 
     inputs = ("question", "context")
-    # Counts Chinese by character and Latin by word: right for both languages, and for data that mixes them.
-    monitor = "cmrc_f1"
     length_feature = "context_ids"
     token_features = ("question_ids", "context_ids")
 

@@ -13,11 +13,13 @@ from keras_llm.text.sentencepiece import SentencePieceTokenizer
 from keras_llm.text.tokenizer import Tokenizer, read_description
 from keras_llm.text.unicode import normalise, normalise_with_offsets, sanitise
 from keras_llm.text.wordpiece import WordPieceTokenizer
+from keras_llm.text.words import WordsTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "wordpiece": WordPieceTokenizer,
     "sentencepiece": SentencePieceTokenizer,
     "characters": CharacterTokenizer,
+    "words": WordsTokenizer,
 }
 
 __all__ = ["TOKENIZERS", "Tokenizer", "load_tokenizer", "normalise", "normalise_with_offsets", "sanitise"]

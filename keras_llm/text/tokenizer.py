@@ -84,7 +84,7 @@ class Tokenizer(tf.Module):
         """
         if not self.has_offsets:
             raise UserError(
-                f"Byte offsets need a tokenizer that keeps them. Received: {self.kind}. Use wordpiece or characters."
+                f"Byte offsets need a tokenizer that keeps them. Received: {self.kind}. Use wordpiece, characters or words."
             )
         normalised, to_source = normalise_with_offsets(sanitise(text), self.unicode_policy)
         ids, starts, ends = self._encode_with_offsets(normalised)

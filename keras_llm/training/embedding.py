@@ -24,6 +24,8 @@ def check_vectors(config: Config) -> None:
                 "Name a run or file with --vectors, or leave the embedding free."
             )
         return
+    if config.model == "ngram":
+        raise UserError("An n-gram model has no embedding. Received: word vectors for one. Leave --vectors out.")
     from keras_llm.vectors.word_vectors import dimension
 
     found = dimension(network.vectors)
@@ -47,16 +49,12 @@ def start_embedding(task, fresh: bool, say: Callable[[str], None] = print) -> No
         say: told how many tokens have a vector.
 
     Raises:
-        UserError: see `check_vectors` and `keras_llm.vectors.embedding_matrix`; the model has no embedding.
+        UserError: see `check_vectors` and `keras_llm.vectors.embedding_matrix`.
     """
     network = task.config.network
     if not network.vectors:
         return
-    embedding = getattr(task.model, "embedding", None)
-    if embedding is None:
-        raise UserError(
-            f"A model with word vectors needs an embedding. Received: model={task.config.model}. Leave --vectors out."
-        )
+    embedding = task.model.embedding
     if fresh:
         import keras
 

@@ -46,15 +46,16 @@ class TensorBoardObserver:
         self.board.scalars({f"evaluation/{name}": value for name, value in metrics.items()}, step)
         # Asking and drawing need the tokenizer; training from prepared arrays alone has none.
         if self.task.tokenizer is not None:
-            self.board.table("answers", *self._answers(), step)
-            self.board.image("attention", self._attention(), step)
+            self.board.table("answers", *self.task.answers_table(self.samples), step)
+            if hasattr(self.task.model, "attention"):
+                self.board.image("attention", self._attention(), step)
         self.board.flush()
 
     def finish(self, metrics: dict) -> None:
         """The last things: hyper-parameters with the final metrics, the embedding for the projector."""
         final = {f"final/{name}": value for name, value in metrics.get("evaluation", metrics.get("train", {})).items()}
         self.board.hyper_parameters(self.settings, final)
-        if self.task.tokenizer is not None:
+        if self.task.tokenizer is not None and hasattr(self.task.model, "embedding"):
             table = keras.ops.convert_to_numpy(self.task.model.embedding.embeddings)
             self.board.embeddings("tokens", table, self.task.tokenizer.tokens())
         self.close()
@@ -62,20 +63,9 @@ class TensorBoardObserver:
     def close(self) -> None:
         self.board.close()
 
-    def _answers(self):
-        answers = self.task.ask(self.samples)
-        rows = []
-        for record, answer in zip(self.samples, answers, strict=True):
-            wanted = record["answers"]
-            wanted = " / ".join(dict.fromkeys(a["text"] if isinstance(a, dict) else a for a in wanted)) or "(none)"
-            rows.append([record["question"], answer["answer"] or "(none)", wanted, f"{answer['score']:.3f}"])
-        return ["question", "predicted", "true", "score"], rows
-
     @cached_property
     def _drawn(self):
-        # Prepared once: preparing traces a graph.
-        row = next(iter(self.task.prepare(self.samples[:1])))
-        return self.task.split({name: value[None] for name, value in row.items()})[0]
+        return self.task.drawn_inputs(self.samples)  # once: preparing traces a graph
 
     def _attention(self):
         x = self._drawn

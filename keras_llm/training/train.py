@@ -43,28 +43,13 @@ def train_run(
     Raises:
         UserError: see the readers, `Run` and `Trainer`.
     """
-    from keras_llm.data.prepared import fingerprint
+    from keras_llm.data.prepared import Prepared, fingerprint
     from keras_llm.data.readers import limit
     from keras_llm.tasks import TASKS
 
-    run_dir = Path(run_dir)
-    if run_dir.exists() and not resume:
-        raise UserError(f"{run_dir} exists already. Give another --run, or --resume to continue it.")
-    if resume:
-        run = Run(run_dir)
-        changed = differences(run.config, config)
-        if changed:
-            raise UserError(
-                f"--resume continues {run_dir} with the config it began with. Different now: {'; '.join(changed)}. "
-                f"Leave these flags as they were (see {run_dir / 'config.json'}) or train a new run."
-            )
+    run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data), max_examples)
+    check_run_dir(run_dir, config, data_hash, resume)
     task_class = TASKS[config.kind]
-    data_hash = fingerprint(*map(Path, data), max_examples)
-    if resume and run.manifest["data"] != data_hash:
-        raise UserError(
-            f"--resume continues {run_dir} with the data it began with. Received other files, other contents or another "
-            "--max-examples. Give the same data or train a new run."
-        )
     say(f"Reading {', '.join(map(str, data))}")
     records, report = task_class.read(data)
     for line in report.lines():
@@ -79,37 +64,85 @@ def train_run(
         evaluation = limit(evaluation, max_eval_examples, config.training.seed)
     say("Config:\n" + to_json(config).rstrip())
     if not resume:
-        _create(config, run_dir, task_class, records, data_hash, say)
-        run = Run(run_dir)
-    return _train(run, records, evaluation, time_budget, save_seconds, say)
+        create_run(
+            config,
+            run_dir,
+            lambda: task_class.texts(records),
+            lambda task, directory: Prepared.write(directory, task.prepare(records), data_hash),
+            data_hash,
+            say,
+            examples=len(records),
+        )
+    sample = records[: len(evaluation) or 1000]
+    return train_model(Run(run_dir), evaluation, sample, time_budget, save_seconds, say)
 
 
-def _create(config, run_dir, task_class, records, data_hash, say):
-    """Everything up to the first step, written beside and renamed: a run directory is whole or not there."""
+def check_run_dir(run_dir: Path, config: Config, data_hash: str, resume: bool) -> None:
+    """Refuses a directory that exists without `resume`, and with it one that was begun with another config or other data."""
+    if not resume:
+        if run_dir.exists():
+            raise UserError(f"{run_dir} exists already. Give another --run, or --resume to continue it.")
+        return
+    run = Run(run_dir)
+    changed = differences(run.config, config)
+    if changed:
+        raise UserError(
+            f"--resume continues {run_dir} with the config it began with. Different now: {'; '.join(changed)}. "
+            f"Leave these flags as they were (see {run_dir / 'config.json'}) or train a new run."
+        )
+    if run.manifest["data"] != data_hash:
+        raise UserError(
+            f"--resume continues {run_dir} with the data it began with. Received other files, other contents or another "
+            "--max-examples. Give the same data or train a new run."
+        )
+
+
+def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None:
+    """Everything up to the first step, written beside and renamed: a run directory is whole or not there.
+
+    Args:
+        config: every setting.
+        run_dir: must not exist.
+        texts: gives what the tokenizer is trained on.
+        prepare: function (task, directory) -> the prepared data, written there.
+        data_hash: of the data.
+        say: receives what is told to the user.
+        facts: for the manifest.
+    """
     import keras
 
-    from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
     from keras_llm.text import TOKENIZERS
     from keras_llm.training.embedding import check_vectors
-    from keras_llm.training.trainer import require_one_batch
+    from keras_llm.training.trainer import PAD_MULTIPLE
 
     check_vectors(config)
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
         keras.utils.set_random_seed(config.training.seed)
-        say(f"Training a {config.text.tokenizer} tokenizer on {len(records)} examples")
+        say(f"Training a {config.text.tokenizer} tokenizer")
         tokenizer = TOKENIZERS[config.text.tokenizer].train(
-            task_class.texts(records), config.text.vocabulary_size, config.text.unicode_policy
+            texts(), config.text.vocabulary_size, config.text.unicode_policy
         )
         task = make_task(config, tokenizer)
         say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
-        prepared = Prepared.write(directory / "prepared", task.prepare(records), data_hash)
-        require_one_batch(prepared, config.training.batch_size)
-        write_manifest(directory, config, tokenizer, data=data_hash, examples=len(records), rows=len(prepared))
+        prepared = prepare(task, directory / "prepared")
+        task.batches(prepared, PAD_MULTIPLE[keras.config.backend()])  # refuses data too small to train on
+        write_manifest(directory, config, tokenizer, data=data_hash, rows=len(prepared), **facts)
 
 
-def _train(run, records, evaluation, time_budget, save_seconds, say):
+def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) -> int:
+    """From a run's prepared data to its weights and metrics.
+
+    Args:
+        run: a run directory that `create_run` made, perhaps trained a part of the way.
+        evaluation: records to evaluate on; none: the training loss decides which weights are best.
+        sample: some records of the training data, which the metrics are also taken on.
+        time_budget, save_seconds, say: as for `train_run`.
+
+    Returns:
+        Exit code: 0, or 128 + n when a signal n stopped it (the state is saved).
+    """
     import keras
 
     from keras_llm.data.prepared import Prepared
@@ -147,7 +180,7 @@ def _train(run, records, evaluation, time_budget, save_seconds, say):
         time_budget=time_budget,
         save_seconds=save_seconds,
     )
-    observer = TensorBoardObserver(run.logs, task, evaluation or records, trainer.progress.step)
+    observer = TensorBoardObserver(run.logs, task, evaluation or sample, trainer.progress.step)
     trainer.observers.append(observer)
     progress = trainer.train()
     if trainer.stop_signal:
@@ -156,7 +189,7 @@ def _train(run, records, evaluation, time_budget, save_seconds, say):
     say(f"Training ended ({progress.stopped}) after {progress.step} steps and {progress.seconds / 60:.1f} minutes.")
     load_weights(task, run.best_weights, tokenizer.fingerprint)
     metrics = {"steps": progress.step, "best_step": progress.best_step, "training_seconds": progress.seconds}
-    for name, part in (("train", records[: len(evaluation) or 1000]), ("evaluation", evaluation)):
+    for name, part in (("train", sample), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)
     metrics["history"] = progress.history

@@ -17,7 +17,6 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_llm import files
-from keras_llm.data.batches import Batches
 from keras_llm.errors import UserError
 from keras_llm.training.optimizers import AdamW, WarmUpSchedule
 
@@ -36,7 +35,7 @@ class Progress:
     evaluated_step: int = 0
     """Step of the last evaluation."""
     best: float = -math.inf
-    """Best value of the monitored metric."""
+    """Best value of the monitored metric; negated where less of it is better."""
     best_step: int = 0
     """Step at which it was reached."""
     waited: int = 0
@@ -60,7 +59,7 @@ class Trainer:
         prepared: training rows (`keras_llm.data.Prepared`).
         state_path: the state file; training continues from it if it exists.
         evaluate: called as `evaluate()` with the weights to judge in the model; returns metrics, among them
-            `task.monitor` (more is better). None: the best weights are those of the smallest mean training loss.
+            `task.monitor`. None: the best weights are those of the smallest training loss.
         keep: called as `keep(is_best)` after each evaluation with those weights in the model.
         time_budget: seconds after which training stops as if it were at its end; None: no limit.
         save_seconds: the state is saved at least this often (and at each evaluation).
@@ -93,15 +92,11 @@ class Trainer:
         self.observers: list = []
         self.state_path, self.time_budget, self.save_seconds = Path(state_path), time_budget, save_seconds
         self.settings = settings = task.config.training
-        self.batches = Batches(
-            prepared,
-            settings.batch_size,
-            seed=settings.seed,
-            length_feature=task.length_feature,
-            multiple=PAD_MULTIPLE[keras.config.backend()],
-        )
-        require_one_batch(prepared, settings.batch_size)
-        self.total_steps = settings.epochs * self.batches.steps_per_epoch
+        self.batches = task.batches(prepared, PAD_MULTIPLE[keras.config.backend()])
+        self.total_steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
+        self.evaluate_steps = settings.evaluate_steps or settings.evaluate_every * self.batches.steps_per_epoch
+        # Inside, more is better.
+        self.sign = 1 if task.monitor_mode == "max" else -1
         self.model = task.model
         self.model.compile(
             optimizer=self._optimizer(),
@@ -174,13 +169,12 @@ class Trainer:
                     window = _Window()
                     self.model.reset_metrics()
                 bar.update(1)
-                epoch = progress.step // per_epoch
                 last = progress.step == self.total_steps
                 if self._out_of_time():
                     progress.stopped = "time"
                 elif last:
                     progress.stopped = "finished"
-                if progress.stopped or (end_of_epoch and epoch % self.settings.evaluate_every == 0):
+                if progress.stopped or progress.step % self.evaluate_steps == 0:
                     self._evaluate()
                     self._save()
                     saved = time.perf_counter()
@@ -206,7 +200,7 @@ class Trainer:
         progress = self.progress
         with self._averaged():
             metrics = self.evaluate() if self.evaluate else {}
-            value = float(metrics.get(self.task.monitor, -self._last_loss))
+            value = self.sign * float(metrics[self.task.monitor]) if metrics else -self._last_loss
             is_best = value > progress.best or not progress.best_step
             if is_best:
                 progress.best, progress.best_step, progress.waited = value, progress.step, 0
@@ -218,7 +212,7 @@ class Trainer:
             progress.history.append({**now, **metrics})
             self.keep(is_best)
             for observer in self._having("on_evaluation"):
-                observer.on_evaluation(progress.step, {**metrics, "best": progress.best})
+                observer.on_evaluation(progress.step, {**metrics, "best": self.sign * progress.best})
         if self.settings.patience and progress.waited >= self.settings.patience and not progress.stopped:
             progress.stopped = "early"
 
@@ -311,19 +305,6 @@ class Trainer:
         self.task.settings = facts.pop("settings")
         self._last_loss = facts.pop("last_loss")
         self.progress = Progress(**facts)
-
-
-def require_one_batch(prepared, batch_size: int) -> None:
-    """Refuses data too small to train on.
-
-    Raises:
-        UserError: fewer examples than one batch takes.
-    """
-    if len(prepared) < batch_size:
-        raise UserError(
-            f"Training needs at least one full batch. Received: {len(prepared)} examples with a batch size of "
-            f"{batch_size}. Give more data or a smaller --batch-size."
-        )
 
 
 class _Window:

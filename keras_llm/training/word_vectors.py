@@ -82,6 +82,8 @@ def _train(config, corpus_config, corpus, directory, say):
     start = time.perf_counter()
     with _bar(None, "reading", "document") as bar:
         sentences = Sentences.write(directory / "sentences.txt", _counted(corpus, bar), config)
+    for line in corpus.report.lines():
+        say(f"  {line}")
     vocabulary = sentences.vocabulary(config.min_count)
     kept = sum(vocabulary.values())
     say(

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_llm.export.lite.sentencepiece import SentencePiece
 from keras_llm.export.lite.text import bytes_of, code_points, string_of, utf8
-from keras_llm.export.lite.tokenizers import Characters, LiteTokenizer, WordPiece
+from keras_llm.export.lite.tokenizers import Characters, LiteTokenizer, NotPossibleError, WordPiece
 from keras_llm.tasks.base import plain
 from keras_llm.tasks.generating import mean_probability
 
@@ -72,6 +72,11 @@ def lite_tokenizer(tokenizer) -> LiteTokenizer:
     Raises:
         NotPossibleError: there is none.
     """
+    if tokenizer.kind not in LITE_TOKENIZERS:
+        raise NotPossibleError(
+            f"the tokenizer {tokenizer.kind} looks whole words up in a table of strings, for which TFLite has no builtin op; "
+            f"{', '.join(LITE_TOKENIZERS)} have string files"
+        )
     return LITE_TOKENIZERS[tokenizer.kind](tokenizer)
 
 

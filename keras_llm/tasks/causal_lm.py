@@ -1,0 +1,204 @@
+"""Causal language modelling: how probable a text is, and what follows it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from keras_llm.tasks.base import Signature, Task, encode
+from keras_llm.tasks.generating import Generating
+
+SHOWN = 40  # characters of a text that are shown, or asked to go on with
+SCORED_AT_ONCE = 16  # texts
+
+
+class CausalLM(Generating, Task):
+    """A language model over documents: each token is predicted from those before it, the end of the document like a token.
+
+    `answer(text: string [B])` writes on greedily and gives `answer: string [B]` (what follows the text, without it) and
+    `score: float32 [B]`, the geometric mean of the probabilities of its tokens (the end among them). `sample` and `beam` decode
+    in other ways. Of a text longer than the context, the last tokens are read.
+
+    `score(text: string [B])` gives `log_probability: float32 [B]` (natural logarithm, of the whole document with its end),
+    `tokens: int32 [B]`, `perplexity: float32 [B]` and `bits_per_byte: float32 [B]`.
+
+    A document's bytes are those of its UTF-8 text and one for its end. An unknown word is charged 8 bits for each of its bytes
+    besides the price of the unknown token, so that a small vocabulary is no advantage.
+
+    Example:
+
+    >>> task = keras_llm.load("runs/gpt")
+    >>> task.ask([{"text": "床前明月"}])
+    [{'answer': '光，疑是地上霜。', 'score': 0.41}]
+    """
+
+    inputs = ("text",)
+    monitor = "bits_per_byte"
+    monitor_mode = "min"
+    token_features = ("token_ids",)
+
+    def read(self, paths):
+        from keras_llm.data.corpus import Corpus
+
+        corpus = Corpus(paths, self.config.corpus)
+        return [{"text": document} for document in corpus], corpus.report
+
+    def bundled(self):
+        from keras_llm.data.bundled import bundled
+        from keras_llm.data.readers import read_squad
+
+        contexts = (record["context"] for record in read_squad(bundled("dev"))[0])
+        return [{"text": text[:SHOWN]} for text in dict.fromkeys(contexts)]
+
+    def example_inputs(self):
+        return {"token_ids": np.array([[2, 3]], "int32")}
+
+    def drawn_inputs(self, records):
+        import tensorflow as tf
+
+        return {"token_ids": self.encode_document(tf.constant([encode(records[0]["text"][:SHOWN])])).numpy()}
+
+    # string -> ids
+
+    def encode_document(self, text):
+        """string [B] -> int32 [B, T]: start id, the text's ids, end id, padding."""
+        import tensorflow as tf
+
+        ids, tokenizer = tf.cast(self.tokenizer.encode(text), tf.int32), self.tokenizer
+        rows = tf.shape(text)[0]
+        begin, end = (tf.fill([rows, 1], special) for special in (tokenizer.start_id, tokenizer.end_id))
+        return tf.concat([begin, ids, end], axis=1).to_tensor(default_value=tokenizer.pad_id, shape=[None, None])
+
+    def prepare(self, records):
+        """Rows of `token_ids`: start id, the document's ids, end id."""
+        import tensorflow as tf
+
+        function = tf.function(
+            self.encode_document, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+        )
+        dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
+        for record in records:
+            yield {"token_ids": function(tf.constant([encode(record["text"])])).numpy()[0].astype(dtype)}
+
+    def batches(self, prepared, multiple):
+        from keras_llm.data.streams import Lanes, Windows
+
+        training, length = self.config.training, self.config.network.context_length
+        carry = getattr(self.model, "carry", None)
+        if carry:
+            carry(training.batch_size)
+        return (Lanes if carry else Windows)(prepared, training.batch_size, length, training.seed)
+
+    def split(self, batch):
+        ids, segments = batch["token_ids"], batch["segment_ids"]
+        x = {name: values[:, :-1] if values.ndim == 2 else values for name, values in batch.items()}
+        # A document's first token follows from nothing.
+        return x, ids[:, 1:], (segments[:, 1:] == segments[:, :-1]).astype("float32")
+
+    # ids -> number
+
+    def score(self, text):
+        found = self._sums(text)
+        bits = (found["unknown_bytes"] * math.log(256) - found["log_probability"]) / math.log(2)
+        import tensorflow as tf
+
+        return {
+            "log_probability": tf.cast(found["log_probability"], tf.float32),
+            "tokens": found["tokens"],
+            "perplexity": tf.cast(tf.exp(-found["log_probability"] / tf.cast(found["tokens"], tf.float64)), tf.float32),
+            "bits_per_byte": tf.cast(bits / found["bytes"], tf.float32),
+        }
+
+    def _sums(self, text):
+        """Of each text: `log_probability`, `bytes`, `unknown_bytes` float64 [B], `tokens`, `unknown` int32 [B]."""
+        import tensorflow as tf
+
+        from keras_llm.text.unicode import sanitise
+
+        text, tokenizer = sanitise(text), self.tokenizer
+        ids = self.encode_document(text)
+        scores = self.model.log_probs(ids)
+        real = ids[:, 1:] != tokenizer.pad_id
+        unknown_bytes = tf.zeros(tf.shape(text), tf.float64)
+        if tokenizer.has_offsets:
+            pieces, starts, ends = tokenizer.encode_with_offsets(text)
+            lengths = tf.where(pieces.flat_values == tokenizer.unknown_id, ends.flat_values - starts.flat_values, 0)
+            unknown_bytes = tf.cast(tf.reduce_sum(pieces.with_flat_values(lengths), axis=1), tf.float64)
+        return {
+            "log_probability": tf.reduce_sum(tf.where(real, tf.cast(scores, tf.float64), 0.0), axis=1),
+            "tokens": tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
+            "bytes": tf.cast(tf.strings.length(text) + 1, tf.float64),
+            "unknown": tf.reduce_sum(tf.cast(ids == tokenizer.unknown_id, tf.int32), axis=1),
+            "unknown_bytes": unknown_bytes,
+        }
+
+    def evaluate(self, records, tune=False):
+        # Texts of like length together: little is computed for padding.
+        ordered = sorted(records, key=lambda record: len(record["text"]))
+        rows = self.ask(ordered, batch_size=SCORED_AT_ONCE, function=self.trace(self._sums))
+        total = {name: math.fsum(row[name] for row in rows) for name in rows[0]}
+        loss = -total["log_probability"] / total["tokens"]
+        return {
+            "bits_per_byte": bits(total) / total["bytes"],
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "loss": loss,
+            "unknown_share": total["unknown"] / total["tokens"],
+            "tokens": int(total["tokens"]),
+            "bytes": int(total["bytes"]),
+        }
+
+    # ids -> string
+
+    @property
+    def signatures(self):
+        return {**super().signatures, "score": Signature(self.score, self.inputs)}
+
+    @property
+    def longest(self):
+        return self.config.lengths.max_answer_length
+
+    @property
+    def prompt_limit(self):
+        """Tokens of a prompt that are read, the start id among them: its last ones."""
+        network = self.config.network
+        ends = self.config.model == "transformer" and network.positions == "learned"
+        return network.context_length - (self.longest if ends else 0)
+
+    def begin(self, text):
+        import tensorflow as tf
+
+        from keras_llm.generation.forced import Forced
+
+        tokenizer = self.tokenizer
+        ids = tf.cast(tokenizer.encode(text), tf.int32)
+        start = tf.fill([tf.shape(text)[0], 1], tokenizer.start_id)
+        ids = tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        prompt = ids.to_tensor(default_value=tokenizer.pad_id)
+        width = tf.shape(prompt)[1]
+        # A batch of no prompts has no column either.
+        prompt = tf.pad(prompt, [[0, 0], [0, tf.cast(width == 0, tf.int32)]])
+        # The model reads what all rows have; the rest of the longer ones is forced, token by token.
+        shortest = tf.maximum(tf.minimum(tf.reduce_min(lengths), width), 1)
+        length = self.longest + 1  # one step more than the longest answer, for the end
+        return {
+            "step": self.model.step,
+            "start_ids": tf.gather(prompt, shortest - 1, axis=1),
+            "state": self.model.start(prompt[:, : tf.maximum(shortest - 1, 1)], shortest - 1, width + length),
+            "end_id": tokenizer.end_id,
+            "pad_id": tokenizer.pad_id,
+            "max_length": length,
+            "forced": Forced(prompt[:, shortest:], lengths - shortest),
+        }
+
+    def answers_table(self, records):
+        texts = [{"text": record["text"][:SHOWN]} for record in records]
+        answers = self.ask(texts)
+        rows = [[t["text"], a["answer"], f"{a['score']:.3f}"] for t, a in zip(texts, answers, strict=True)]
+        return ["text", "continuation", "score"], rows
+
+
+def bits(found):
+    """What texts cost: their tokens by the model, and the bytes of unknown words at 8 bits each."""
+    return 8 * found["unknown_bytes"] - found["log_probability"] / math.log(2)

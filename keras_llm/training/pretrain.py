@@ -1,0 +1,127 @@
+"""From a corpus to a language model: documents, tokenizer, prepared ids, training or counting, evaluation."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from keras_llm import files
+from keras_llm.config import Config, to_json
+from keras_llm.run import Run, save_weights
+from keras_llm.training.train import check_run_dir, create_run, train_model
+
+# Text that a tokenizer is trained on, in characters: more changes no vocabulary by much and costs memory.
+TOKENIZER_CHARACTERS = 20_000_000
+SAMPLE = 64  # documents of the training data that the metrics are also taken on
+SAMPLE_CHARACTERS = 20_000
+
+
+def pretrain_run(
+    config: Config,
+    run_dir: str | Path,
+    data: Sequence[Path],
+    eval_data: Sequence[Path] = (),
+    resume: bool = False,
+    time_budget: float | None = None,
+    save_seconds: float = 120.0,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Trains the language model that `config` describes on a corpus and leaves a run directory.
+
+    Args:
+        config: every setting, merged.
+        run_dir: must not exist, unless `resume`.
+        data: the corpus, see `keras_llm.data.corpus.Corpus`.
+        eval_data: documents to evaluate on.
+        resume, time_budget, save_seconds, say: as for `train_run`.
+
+    Returns:
+        Exit code: 0, or 128 + n when a signal n stopped it (the state is saved).
+
+    Raises:
+        UserError: see `Corpus`, `Run` and `Trainer`.
+    """
+    from keras_llm.data.corpus import Corpus
+    from keras_llm.data.prepared import Prepared, fingerprint
+
+    run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data))
+    check_run_dir(run_dir, config, data_hash, resume)
+    corpus = Corpus(data, config.corpus)
+    evaluation = []
+    if eval_data:
+        say(f"Reading {', '.join(map(str, eval_data))}")
+        held_out = Corpus(eval_data, config.corpus)
+        evaluation = [{"text": document} for document in held_out]
+        for line in held_out.report.lines():
+            say(f"  {line}")
+    say("Config:\n" + to_json(config).rstrip())
+    if not resume:
+        say(f"Reading {', '.join(map(str, data))}")
+        create_run(
+            config,
+            run_dir,
+            lambda: up_to(corpus, TOKENIZER_CHARACTERS),
+            lambda task, directory: Prepared.write(
+                directory, task.prepare({"text": document} for document in corpus), data_hash
+            ),
+            data_hash,
+            say,
+        )
+        for line in corpus.report.lines():
+            say(f"  {line}")
+    sample = [{"text": document} for document in up_to(itertools.islice(corpus, SAMPLE), SAMPLE_CHARACTERS)]
+    run = Run(run_dir)
+    if config.model == "ngram":
+        return count_ngrams(run, evaluation, sample, say)
+    return train_model(run, evaluation, sample, time_budget, save_seconds, say)
+
+
+def up_to(documents, characters: int):
+    """The first documents, up to so many characters; the last one is cut.
+
+    Example:
+
+    >>> list(up_to(["abc", "defg", "h"], 5))
+    ['abc', 'de']
+    """
+    for document in documents:
+        yield document[:characters]
+        characters -= len(document)
+        if characters <= 0:
+            return
+
+
+def count_ngrams(run: Run, evaluation, sample, say) -> int:
+    """Estimates a run's n-gram model from its prepared data, in one go; leaves weights and metrics like a training."""
+    from keras_llm.data.prepared import Prepared
+    from keras_llm.models.kneser_ney import kneser_ney
+    from keras_llm.models.ngram import NGramModel
+    from keras_llm.tasks import make_task
+    from keras_llm.training.observers import TensorBoardObserver
+
+    network, tokenizer = run.config.network, run.tokenizer()
+    task = make_task(run.config, tokenizer)
+    prepared = Prepared.open(run.prepared, run.manifest["data"])
+    ids, splits = prepared.features["token_ids"], prepared.splits["token_ids"]
+    say(f"Counting n-grams up to order {network.order} in {len(ids):,} tokens of {len(prepared):,} documents")
+    start = time.perf_counter()
+    arrays = kneser_ney(ids, splits, task.model.vocabulary_size, network.order, network.min_count)
+    task.model = NGramModel.from_arrays(arrays)
+    seconds = time.perf_counter() - start
+    say(f"{', '.join(f'{n:,}' for n in task.model.count_ngrams())} n-grams of order 1, 2, ... in {seconds:.1f} s")
+    for path in (run.last_weights, run.best_weights):
+        save_weights(task, path, tokenizer.fingerprint)
+    observer = TensorBoardObserver(run.logs, task, evaluation or sample)
+    metrics = {"steps": 0, "best_step": 0, "training_seconds": seconds}
+    for name, part in (("train", sample), ("evaluation", evaluation)):
+        if part:
+            metrics[name] = task.evaluate(part)
+            say(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics[name].items()))
+    metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    files.write_json(run.metrics, metrics)
+    observer.on_evaluation(0, metrics.get("evaluation", metrics["train"]))
+    observer.finish(metrics)
+    say(f"The run is in {run.path}")
+    return 0
