@@ -100,10 +100,10 @@ def _train(config, corpus_config, corpus, directory, say):
             board.scalars({f"train/{name}": value for name, value in values.items()}, epoch)
             board.flush()
 
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         train = _glove if config.method == "glove" else _word2vec
         words, matrix = train(sentences, vocabulary, config, on_epoch)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         vectors = WordVectors(words, matrix, [vocabulary[word] for word in words])
         board.embeddings("words", vectors.matrix, vectors.words, vectors.counts)
         metrics = {
@@ -112,6 +112,7 @@ def _train(config, corpus_config, corpus, directory, say):
             "vocabulary": len(vocabulary),
             "reading_seconds": reading_seconds,
             "training_seconds": seconds,
+            "training_cpu_seconds": cpu,
             "words_per_second": sentences.total * config.epochs / seconds,
             "history": history,
         }
