@@ -269,6 +269,7 @@ def test_a_run_that_was_tampered_with_is_refused(text, tmp_path):
             "occur 9 times. Received: 0 such words among 4; the most frequent one occurs 2",
         ),
         (b"a\nb\na\nb\n", {"min_count": 1, "method": "glove"}, "no two words"),
+        (b"a\nb\na\nb\n", {"min_count": 1}, "no two words"),
         (b"a b", {"stop_words": "missing"}, "stop_words"),
         (b"a b", {"epochs": 0}, "epochs"),
         (b"a b", {"negative": 0}, "negative"),

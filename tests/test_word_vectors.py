@@ -126,6 +126,8 @@ def test_first_of_equal_words_is_kept_and_the_others_counted(tmp_path):
         (b"", "empty"),
         (b"\n", "empty"),
         (b"3 2\na 1 2\nb 1\nc 1 2\n", "v:3: a word needs 2 numbers. Received: 1"),
+        ("2 2\n中文 1\n".encode(), "v:2: a word needs 2 numbers. Received: 1"),
+        (b"1 2\na 1 2 3x\n", "word 1 of 1"),
         (b"a 1 2\nb 1 2\nc 1\n", "v:3: a word needs 2 numbers. Received: 1"),
         (b"2 2\na 1 2\nb 1 x\n", "v:3: a word needs 2 numbers"),
         (b"a 1 2\nb nan 2\n", "v:2: numbers must be finite"),

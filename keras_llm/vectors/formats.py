@@ -65,7 +65,7 @@ def _read(file, path, limit):
     if not count or not dim:
         raise UserError(f"{path}:1: the header must name at least one word and dimension. Received: {count} {dim}.")
     second = file.readline(LONGEST_LINE)
-    if second and _values(second, dim) is not None:
+    if _is_text(second, dim):
         return _read_text(itertools.chain([second], _lines_of(file)), path, 2, dim, count, limit)
     return _read_binary(_Joined(second, file), path, dim, count, limit)
 
@@ -99,12 +99,12 @@ def _is_number(part):
     return True
 
 
-def _values(line, dim):
-    """The word (bytes) and its numbers (bytes), or None if the line does not end with `dim` numbers."""
+def _is_text(line, dim):
+    """Whether the line after a header is text: a word and `dim` numbers, or what was meant to be that."""
     parts = line.rstrip(b" \r\n").rsplit(b" ", dim)
-    if len(parts) != dim + 1 or not all(map(_is_number, parts[1:])):
-        return None
-    return parts
+    if len(parts) == dim + 1 and all(map(_is_number, parts[1:])):
+        return True
+    return len(parts) > 1 and _is_number(parts[-1]) and all(byte >= 0x20 or byte in b"\t\r\n" for byte in line)
 
 
 def _read_text(lines, path, first_number, dim, count, limit):

@@ -90,7 +90,8 @@ def train_glove(
         ((random.random((size, config.dim + 1)) - 0.5) / config.dim).astype(np.float32) for _ in range(2)
     )
     squares = [np.ones_like(words), np.ones_like(contexts)]
-    with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:
+    # A loss that is not finite is refused with a message: NumPy need not warn of it.
+    with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool, np.errstate(over="ignore", invalid="ignore"):
         for epoch in range(1, config.epochs + 1):
             loss = 0.0
             for batch in random.permutation(BATCHES):
@@ -166,9 +167,9 @@ class _Batches:
                 "GloVe is trained on words that occur together. Received: no two words of the vocabulary in one line. "
                 "Give longer lines or a smaller --min-count."
             )
-        part = random.integers(0, BATCHES, self.cells)
+        part = random.integers(0, BATCHES, self.cells, dtype=np.uint8)
         order = np.argsort(part, kind="stable")
-        self.bounds = np.searchsorted(part[order], np.arange(BATCHES + 1))
+        self.bounds = np.concatenate([[0], np.cumsum(np.bincount(part, minlength=BATCHES))])
         self.rows = cells.coords[0][order].astype(np.int32)
         self.columns = cells.coords[1][order].astype(np.int32)
         x = cells.data[order]

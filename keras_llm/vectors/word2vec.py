@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_llm.errors import UserError
 from keras_llm.vectors.config import VectorsConfig
 from keras_llm.vectors.sentences import Sentences
 
@@ -34,6 +34,9 @@ def train_word2vec(
 
     Returns:
         Words, and their vectors float32 [V, D].
+
+    Raises:
+        UserError: no two words of the vocabulary stand in one sentence.
 
     Reference: Mikolov et al. 2013, https://arxiv.org/abs/1310.4546.
     """
@@ -108,13 +111,18 @@ class WatchedLoss:
         index: word -> row.
         counts: of the rows' words; wrong answers are drawn by count ^ 0.75.
         config: method, window, negative, seed.
+
+    Raises:
+        UserError: no two words of the vocabulary stand in one sentence.
     """
 
     def __init__(self, sentences: Sentences, index: dict[str, int], counts: Sequence[int], config: VectorsConfig):
         random = np.random.default_rng(config.seed)
         inputs, outputs = [], []  # a row of contexts (padded with -1) and the words they are to give
         words = 0
-        for sentence in itertools.islice(sentences, WATCHED_SENTENCES):
+        for number, sentence in enumerate(sentences):
+            if outputs and (number >= WATCHED_SENTENCES or words >= WATCHED_WORDS):
+                break
             ids = [index[word] for word in sentence if word in index]
             for i, centre in enumerate(ids):
                 around = ids[max(i - config.window, 0) : i] + ids[i + 1 : i + 1 + config.window]
@@ -125,15 +133,18 @@ class WatchedLoss:
                     inputs.append(around + [-1] * (2 * config.window - len(around)))
                     outputs.append(centre)
             words += len(ids)
-            if words > WATCHED_WORDS:
-                break
+        if not outputs:
+            raise UserError(
+                "Word vectors are trained on words that stand together. Received: no two words of the vocabulary in one "
+                "line. Give longer lines or a smaller --min-count."
+            )
         share = np.asarray(counts, np.float64) ** 0.75
         self.inputs = np.array(inputs, np.int64).reshape(len(outputs), -1)  # [P, 1] or [P, 2 window]
         wrong = random.choice(len(share), (len(outputs), config.negative), p=share / share.sum())
         self.outputs = np.column_stack([np.array(outputs, np.int64), wrong])  # [P, 1 + negative], the right one first
 
     def __call__(self, vectors: np.ndarray, output_vectors: np.ndarray) -> float:
-        """Mean loss of a pair, right and wrong answers together, in nats; NaN without any pair."""
+        """Mean loss of a pair, right and wrong answers together, in nats."""
         total = 0.0
         for first in range(0, len(self.inputs), 1000):
             inputs, outputs = self.inputs[first : first + 1000], self.outputs[first : first + 1000]
@@ -142,4 +153,4 @@ class WatchedLoss:
             scores = np.einsum("pd,pnd->pn", hidden, output_vectors[outputs]).astype(np.float64)
             scores[:, 0] *= -1
             total += np.logaddexp(0, scores).sum()
-        return total / len(self.inputs) if len(self.inputs) else float("nan")
+        return total / len(self.inputs)
