@@ -97,6 +97,21 @@ class CorpusConfig:
     """What a document is in a text file: all of it, a part between blank lines, or a line. In JSONL: a record."""
     field: str = "text"
     """Key of a JSONL record that holds its text: a string, or a list of strings, which become its lines."""
+    clean: bool = True
+    """Remove control characters other than tab and line feed, and white space at the ends of lines."""
+    min_characters: int = 1
+    """Shorter documents are dropped."""
+    max_characters: int = 1_000_000
+    """Longer documents are cut, where possible between paragraphs, lines or sentences."""
+    deduplicate: Literal["none", "exact", "near"] = "none"
+    """Documents that repeat an earlier one are dropped: "exact" the same text, "near" also one that shares most of its
+    word or character sequences."""
+    near_threshold: float = 0.8
+    """Share of sequences (Jaccard similarity) from which on "near" takes two documents for the same."""
+    stop_words: str = ""
+    """Remove frequent words, for models that count words: "en", "zh", "en+zh", or a file with a word a line."""
+    eval_share: float = 0.0
+    """Share of the documents, 0 to 0.5, kept for evaluation: chosen by their text, the same whatever the order."""
 
 
 @dataclasses.dataclass

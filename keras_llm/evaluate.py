@@ -9,7 +9,9 @@ from pathlib import Path
 
 from keras_llm import files
 from keras_llm.data.prepared import fingerprint
+from keras_llm.errors import UserError
 from keras_llm.run import Run, load
+from keras_llm.tasks.question_answering import QuestionAnswering
 
 
 def evaluate_run(
@@ -26,7 +28,7 @@ def evaluate_run(
         run_dir: a run directory.
         data: files that the task's reader understands.
         output: where to write the metrics as JSON, with the data's hash, the config and the time.
-        predictions: where to write {question id: answer}, the form the SQuAD and CMRC scripts read.
+        predictions: of question answering: where to write {question id: answer}, the form the SQuAD and CMRC scripts read.
         weights: "best" or "last".
         say: receives what is told to the user.
 
@@ -34,6 +36,8 @@ def evaluate_run(
         What `output` gets.
     """
     task = load(run_dir, weights)
+    if predictions and not isinstance(task, QuestionAnswering):
+        raise UserError(f"--predictions are answers to questions. Received: a {task.kind} run. Leave it out.")
     records, report = task.read(data)
     for line in report.lines():
         say(line)
@@ -59,7 +63,7 @@ def evaluate_run(
     width = max(map(len, metrics))
     for name, value in metrics.items():
         say(f"{name:<{width}}  {value:.4g}")
-    say(f"{len(records)} questions in {seconds:.1f} s ({len(records) / seconds:.1f} a second)")
+    say(f"{len(records)} records in {seconds:.1f} s ({len(records) / seconds:.1f} a second)")
     if output:
         files.write_json(output, result)
         say(f"Written: {output}")

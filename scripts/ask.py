@@ -18,7 +18,7 @@ class Arguments:
     source: tyro.conf.Positional[str]
     """Directory of a run, or a server's model: http://127.0.0.1:8501/v1/models/reader"""
     question: tyro.conf.Positional[str]
-    """The question; for a served model with one input, its text."""
+    """The question; for a model with one input, its text."""
     context: str | None = None
     """Where a reader looks for the answer."""
     context_file: Path | None = None
@@ -44,7 +44,10 @@ def main():
     else:
         import keras_llm
 
-        answer = keras_llm.load(arguments.source).ask_one(strings, arguments.signature, settings)
+        task = keras_llm.load(arguments.source)
+        if len(task.inputs) == len(strings) == 1:  # whatever it is called
+            strings = {task.inputs[0]: arguments.question}
+        answer = task.ask_one(strings, arguments.signature, settings)
     print(json.dumps(answer, ensure_ascii=False))
 
 

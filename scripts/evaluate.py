@@ -17,7 +17,7 @@ class Arguments:
     run: tyro.conf.Positional[Path]
     """Directory of the run."""
     data: tuple[Path, ...]
-    """Files with questions and true answers."""
+    """Files with questions and true answers; for language models a corpus."""
     output: Path | None = None
     """JSON file for the metrics; without it they are only printed."""
     predictions: Path | None = None

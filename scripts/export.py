@@ -24,9 +24,9 @@ class Arguments:
     data: tuple[Path, ...] = ()
     """Questions whose answers are compared with Python's (with --keras-hub: text files, one text a line); default: the
     bundled ones."""
-    lite: str = "float32"
-    """Also write TFLite files below lite/, in these formats: float32,float16,int8, or some of them; none: no files. Of
-    runs only."""
+    lite: str | None = None
+    """Also write TFLite files below lite/, in these formats: float32,float16,int8, or some of them; none: no files. Default:
+    float32 for question-answering runs; other kinds have none."""
     server: Literal["2.20", "2.19"] = "2.20"
     """Version of the stock TensorFlow Serving binary it must run on: which ops it links decides what may be exported."""
     task: Literal["causal_lm", "seq2seq_lm", "text_classifier", "masked_lm", "text_embedder"] | None = None
@@ -54,7 +54,7 @@ def main():
             "--task, --max-length and --max-answer-length are for presets. Received: no --keras-hub. Add it."
         )
     else:
-        lite = () if arguments.lite == "none" else arguments.lite.split(",")
+        lite = () if arguments.lite == "none" else arguments.lite and arguments.lite.split(",")
         lines = export_run(source, directory, data, lite, server)
     for line in lines:
         print(line, flush=True)

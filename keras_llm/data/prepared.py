@@ -80,6 +80,37 @@ class Prepared:
         Raises:
             UserError: there are no rows; the disk is full; `directory` holds something else.
         """
+        return cls._write(directory, fingerprint, lambda beside, shown: _write_columns(beside, rows, shown))
+
+    @classmethod
+    def write_blocks(
+        cls, directory: str | Path, feature: str, blocks: Iterable[tuple[np.ndarray, np.ndarray]], fingerprint: str
+    ) -> "Prepared":
+        """As `write` of rows with one 1-D feature, for millions of short rows: many rows at a time, a hundred times as fast.
+
+        Args:
+            directory, fingerprint: see `write`.
+            feature: its name.
+            blocks: `(values [n], lengths [rows])`: the values of some rows one after the other, and how many each has.
+
+        Raises:
+            UserError: as `write`.
+
+        Example:
+
+        >>> import tempfile
+        >>> block = np.array([5, 6, 7, 8], "uint16"), np.array([3, 1])
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     prepared = Prepared.write_blocks(directory + "/train", "ids", [block], fingerprint("v1"))
+        >>> prepared.row(0)["ids"].tolist()
+        [5, 6, 7]
+        """
+        return cls._write(
+            directory, fingerprint, lambda beside, shown: _write_one_column(beside, feature, blocks, shown)
+        )
+
+    @classmethod
+    def _write(cls, directory: str | Path, fingerprint: str, write_columns) -> "Prepared":
         directory = Path(directory).resolve()
         if directory.exists() and not (directory / DESCRIPTION).is_file():
             if not directory.is_dir() or any(directory.iterdir()):
@@ -89,7 +120,7 @@ class Prepared:
             with _disk_errors(directory):
                 shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
                 beside.mkdir(parents=True)
-            description = _write_columns(beside, rows, directory) | {"fingerprint": fingerprint}
+            description = write_columns(beside, directory) | {"fingerprint": fingerprint}
             with _disk_errors(directory):
                 (beside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
                 _replace(beside, directory)
@@ -209,14 +240,44 @@ def _write_columns(beside: Path, rows: Iterable[dict[str, np.ndarray]], director
                     if name in splits:
                         splits[name].extend(np.array([columns[name].count]))
             count += 1
-        if not count:
-            raise UserError(f"At least one example must be prepared. Received: none for {directory}. Check the data.")
-        with _disk_errors(directory):
-            for column in (*columns.values(), *splits.values()):
-                column.finish()
+        return _finish_columns(columns, splits, count, directory)
     finally:
         for column in (*columns.values(), *splits.values()):
             _close_quietly(column)
+
+
+def _write_one_column(
+    beside: Path, feature: str, blocks: Iterable[tuple[np.ndarray, np.ndarray]], directory: Path
+) -> dict:
+    """As `_write_columns`, for rows with one 1-D feature, block by block."""
+    columns: dict[str, _Column] = {}
+    splits: dict[str, _Column] = {}
+    count = 0
+    try:
+        for values, lengths in blocks:
+            ends = np.cumsum(lengths, dtype="int64")
+            if values.ndim != 1 or len(values) != (ends[-1] if len(ends) else 0) or np.any(np.asarray(lengths) < 0):
+                raise ValueError(f"The rows' lengths must sum up to the {values.shape} values. Received: {lengths!r}.")
+            with _disk_errors(directory):
+                if not columns:
+                    _start_columns(beside, {feature: values}, columns, splits)
+                _check_row({feature: values}, columns, splits, count)
+                splits[feature].extend(columns[feature].count + ends)
+                columns[feature].extend(values)
+            count += len(ends)
+        return _finish_columns(columns, splits, count, directory)
+    finally:
+        for column in (*columns.values(), *splits.values()):
+            _close_quietly(column)
+
+
+def _finish_columns(columns: dict[str, _Column], splits: dict[str, _Column], count: int, directory: Path) -> dict:
+    """The description without the fingerprint."""
+    if not count:
+        raise UserError(f"At least one example must be prepared. Received: none for {directory}. Check the data.")
+    with _disk_errors(directory):
+        for column in (*columns.values(), *splits.values()):
+            column.finish()
     features = {
         name: {"dtype": column.dtype.name, "shape": [column.count, *column.row_shape], "varying": name in splits}
         for name, column in columns.items()

@@ -10,7 +10,7 @@ from keras_llm.data.bundled import bundled
 from keras_llm.data.documents import existing, read_text
 from keras_llm.data.readers import read_squad
 from keras_llm.export import deployment, gates
-from keras_llm.export.lite import check_formats, export_lite
+from keras_llm.export.lite import KINDS, check_formats, export_lite
 from keras_llm.export.saved_model import export_task
 from keras_llm.run import load
 
@@ -21,7 +21,7 @@ def export_run(
     run_dir: str | Path,
     directory: str | Path,
     data: Sequence[Path] = (),
-    lite: Sequence[str] = ("float32",),
+    lite: Sequence[str] | None = None,
     server: str = gates.DEFAULT_SERVER,
 ) -> Iterator[str]:
     """Exports a run; yields lines to print as it goes.
@@ -30,16 +30,18 @@ def export_run(
         run_dir: a run directory.
         directory: where versions of the exported model live; what deploys all models beside it is written to its parent.
         data: files with requests for the proof; default: the bundled questions.
-        lite: formats of the files in `directory/lite/`, of `lite.FORMATS`; none: no such files.
+        lite: formats of the files in `directory/lite/`, of `lite.FORMATS`; empty: no such files. None: float32 where the run's
+            kind has such files.
         server: version of the stock tensorflow_model_server it is for, a key of `gates.SERVERS["servers"]`.
 
     Raises:
         UserError: the run is not whole, a gate is shut, or an answer differs.
     """
-    check_formats(lite)
     task = load(run_dir)
-    records, _ = task.read(list(data) or bundled("dev"))
-    records = _spread(records, COMPARED)
+    lite = (("float32",) if task.kind in KINDS else ()) if lite is None else lite
+    check_formats(lite, task.kind)
+    records = task.read(data)[0] if data else task.bundled()
+    records = task.requests(_spread(records, COMPARED))
     target = export_task(task, directory, records, server)
     yield from _proven(target, server)
     if lite:

@@ -36,7 +36,7 @@ def compare(
             are not UTF-8 have become U+FFFD; the consumers get the bytes.
         server: version of the stock server the model is for.
         name: the signature's name in the SavedModel.
-        tolerance: how far floating-point outputs may differ.
+        tolerance: how far floating-point outputs may differ; of numbers above 1 as a share of them.
 
     Returns:
         The report: what was compared by whom, in which batches, largest difference, seconds, versions.
@@ -112,7 +112,7 @@ def _difference(got, want) -> float:
         # np.max keeps a NaN, which Python's max would lose.
         return float(np.max([_difference(part, wanted) for part, wanted in zip(got, want, strict=True)], initial=0.0))
     if isinstance(want, float | np.floating):
-        return abs(float(got) - float(want))
+        return abs(float(got) - float(want)) / max(abs(float(want)), 1.0)
     return 0.0 if got == (want.encode() if isinstance(want, str) else want) else np.inf
 
 

@@ -242,6 +242,10 @@ class Task(Answering):
         """Records from our own small data, to ask where the user names no file."""
         raise NotImplementedError
 
+    def requests(self, records: list[dict]) -> list[dict]:
+        """Records -> what `answer` is asked with to show or to compare answers."""
+        return records
+
     def answers_table(self, records: list[dict]) -> tuple[list[str], list[list[str]]]:
         """What is shown of the answers to a few records while training: columns and rows."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ class CausalLM(Generating, Task):
     in other ways. Of a text longer than the context, the last tokens are read.
 
     `score(text: string [B])` gives `log_probability: float32 [B]` (natural logarithm, of the whole document with its end),
-    `tokens: int32 [B]`, `perplexity: float32 [B]` and `bits_per_byte: float32 [B]`.
+    `tokens: int32 [B]` and `bits_per_byte: float32 [B]`; its perplexity is exp(-log_probability / tokens).
 
     A document's bytes are those of its UTF-8 text and one for its end. An unknown word is charged 8 bits for each of its bytes
     besides the price of the unknown token, so that a small vocabulary is no advantage.
@@ -44,12 +44,15 @@ class CausalLM(Generating, Task):
         corpus = Corpus(paths, self.config.corpus)
         return [{"text": document} for document in corpus], corpus.report
 
+    def requests(self, records):
+        return [{"text": record["text"][:SHOWN]} for record in records]
+
     def bundled(self):
         from keras_llm.data.bundled import bundled
         from keras_llm.data.readers import read_squad
 
         contexts = (record["context"] for record in read_squad(bundled("dev"))[0])
-        return [{"text": text[:SHOWN]} for text in dict.fromkeys(contexts)]
+        return [{"text": text} for text in dict.fromkeys(contexts)]
 
     def example_inputs(self):
         return {"token_ids": np.array([[2, 3]], "int32")}
@@ -193,7 +196,7 @@ class CausalLM(Generating, Task):
         }
 
     def answers_table(self, records):
-        texts = [{"text": record["text"][:SHOWN]} for record in records]
+        texts = self.requests(records)
         answers = self.ask(texts)
         rows = [[t["text"], a["answer"], f"{a['score']:.3f}"] for t, a in zip(texts, answers, strict=True)]
         return ["text", "continuation", "score"], rows

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras_llm.tasks.base import Signature
 
 NUM_BEAMS = 4
@@ -79,6 +82,42 @@ class Generating:
         # Back from the score that compares lengths to the mean that `answer` gives.
         score = tf.exp(scores[:, 0] * length**length_penalty / length)
         return {"answer": cut(self.tokenizer.decode(ids), stop), "score": score}
+
+    def stream(self, strings: dict[str, str], settings: dict[str, Any] | None = None, stop: Sequence[str] = ()):
+        """Samples an answer in Python and gives it piece by piece; joined, the pieces are what `sample` gives.
+
+        Args:
+            strings: one request.
+            settings: of `sample`, as values or as text; the others keep their defaults.
+            stop: texts at which the answer ends, themselves left out.
+
+        Yields:
+            str; a piece never ends inside a character.
+
+        Example:
+
+        >>> for piece in keras_llm.load("runs/gpt").stream({"text": "Once"}, {"temperature": 0.7}):
+        ...     print(piece, end="", flush=True)
+        """
+        import tensorflow as tf
+
+        from keras_llm.generation.decode import sampling_chooser
+        from keras_llm.generation.logits import Rules
+        from keras_llm.generation.stream import stream, stream_text
+        from keras_llm.tasks.base import encode
+
+        way = self.signatures["sample"]
+        chosen = way.example(strings) | way.settings_of(settings or {})
+        chosen = {name: value for name, value in chosen.items() if name in SETTINGS}
+        stop = [*stop, *filter(None, [chosen.pop("stop")])]
+        filters = {name: chosen.pop(name) for name in ("seed", *FILTERS)}
+        rules = Rules(**chosen)
+        begun = self.begin(**{name: tf.constant([encode(strings[name])]) for name in self.inputs})
+        begun.pop("forced", None)  # a single row is never ahead of another
+        choose = sampling_chooser(begun["end_id"], begun["pad_id"], begun["max_length"], rules=rules, **filters)
+        begun["step"] = tf.function(begun["step"], reduce_retracing=True)
+        ids = (int(row[0]) for row in stream(choose, **begun, rules=rules))
+        yield from stream_text(ids, lambda ids: self.tokenizer.decode([ids]).numpy()[0].decode(), stop)
 
     def _begin_with_rules(self, others):
         from keras_llm.generation.logits import Rules

@@ -31,6 +31,7 @@ from keras_llm.export.requests import proof_requests
 from keras_llm.layers import cache
 
 FORMATS = ("float32", "float16", "int8")
+KINDS = ("reading", "closed_book")  # that have TFLite functions
 PROCESS = Path(__file__).with_name("process.py")
 TOLERANCE = 1e-3  # of scores, as in `verify`
 FLOOR = 0.5  # share of float32's answers that a smaller file must still give
@@ -66,7 +67,7 @@ def export_lite(
     ...     print(name, facts["size_bytes"])
     """
     directory = Path(directory)
-    check_formats(formats)
+    check_formats(formats, task.kind)
     records = records[:COMPARED]
     requests = [
         {name: text[:VERY_LONG] for name, text in request.items()} for request in proof_requests(task.inputs, records)
@@ -115,8 +116,12 @@ def export_lite(
             directory.rmdir()
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raises UserError if a format does not exist."""
+def check_formats(formats: Sequence[str], kind: str) -> None:
+    """Raises UserError if a format does not exist, or none for this kind of run."""
+    if formats and kind not in KINDS:
+        raise UserError(
+            f"TFLite files are written for {' and '.join(KINDS)} runs. Received: a {kind} run. Use --lite none."
+        )
     for unknown in set(formats) - set(FORMATS):
         raise UserError(f"A TFLite format is one of {', '.join(FORMATS)}, or none. Received: {unknown!r}.")
 
