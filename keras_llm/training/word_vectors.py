@@ -46,7 +46,7 @@ def train_word_vectors(
 
     Args:
         config: every setting.
-        corpus_config: what a document is.
+        corpus_config: what a document is, and which are kept; with `eval_share`, trained on the other documents.
         run_dir: must not exist.
         data: text files, see `keras_llm.data.corpus.Corpus`.
         say: receives what is told to the user.
@@ -81,7 +81,7 @@ def _train(config, corpus_config, corpus, directory, say):
     say("Config:\n" + to_json(settings).rstrip())
     start = time.perf_counter()
     with _bar(None, "reading", "document") as bar:
-        sentences = Sentences.write(directory / "sentences.txt", _counted(corpus, bar), config)
+        sentences = Sentences.write(directory / "sentences.txt", _counted(corpus.part("train"), bar), config)
     for line in corpus.report.lines():
         say(f"  {line}")
     vocabulary = sentences.vocabulary(config.min_count)

@@ -28,8 +28,6 @@ class VectorsConfig:
     """Words in lower case."""
     keep_punctuation: bool = False
     """words and jieba: each punctuation mark is a word too, rather than left out."""
-    stop_words: str = ""
-    """UTF-8 file with words that are left out, one a line."""
     dim: int = 100
     """Dimension D of the vectors."""
     window: int = 5

@@ -42,12 +42,11 @@ class Sentences:
         Args:
             path: the file to be written.
             documents: texts, one after the other; never all in memory.
-            config: segmentation, lowercase, keep_punctuation, stop_words.
+            config: segmentation, lowercase, keep_punctuation.
 
         Raises:
-            UserError: there are no words, or the file of stop words cannot be read.
+            UserError: there are no words.
         """
-        stop_words = _stop_words(config)
         cut = segmenter(config.segmentation, config.keep_punctuation)
         counts: Counter = Counter()
         number = 0
@@ -55,8 +54,6 @@ class Sentences:
             for line in itertools.chain.from_iterable(map(str.splitlines, documents)):
                 line = line.encode("utf-8", "replace").decode()  # half a surrogate pair (in JSON) has no UTF-8
                 words = cut(line.lower() if config.lowercase else line)
-                if stop_words:
-                    words = [word for word in words if word not in stop_words]
                 for first in range(0, len(words), LONGEST):
                     part = words[first : first + LONGEST]
                     counts.update(part)
@@ -65,7 +62,7 @@ class Sentences:
         if not counts:
             raise UserError(
                 "Word vectors are trained on text with words. Received: no word at all. "
-                "Check the files, the segmentation and the stop words."
+                "Check the files and the segmentation."
             )
         return cls(Path(path), dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), number)
 
@@ -108,17 +105,3 @@ class Sentences:
                 ids, lengths = [], []
         if ids:
             yield np.array(ids), np.repeat(np.arange(len(lengths)), lengths)
-
-
-def _stop_words(config):
-    if not config.stop_words:
-        return frozenset()
-    path = Path(config.stop_words)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"stop_words must name a readable file. Received: {path} ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: stop words must be UTF-8. Received: byte {error.start} is not.") from None
-    words = (line.strip() for line in text.split("\n"))
-    return frozenset(word.lower() if config.lowercase else word for word in words if word)
