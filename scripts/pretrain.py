@@ -31,7 +31,8 @@ class Arguments:
     lengths: LengthConfig
     training: TrainingConfig
     eval_data: tuple[Path, ...] = ()
-    """Documents to evaluate on while training; without them the training loss decides which weights are best."""
+    """Documents to evaluate on while training; --eval-share keeps some of the corpus for it. Without either the training loss
+    decides which weights are best."""
     config: Path | None = None
     """JSON file with settings; flags given here have priority over it, it has priority over the preset."""
     resume: bool = False

@@ -68,6 +68,11 @@ class CorpusReport:
         """All that is kept."""
         return Amount(*(getattr(self.train, name) + getattr(self.eval, name) for name in Amount.__dataclass_fields__))
 
+    def facts(self) -> dict[str, int]:
+        """What is kept with metrics."""
+        dropped = sum(amount.documents for amount in self.dropped.values())
+        return {"documents": self.kept.documents, "dropped": dropped, "cut": self.cut.documents}
+
     def lines(self) -> list[str]:
         """The report for printing, with an example or more of everything dropped or cut."""
         lines = [f"files read: {self.files}"]

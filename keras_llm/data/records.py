@@ -26,6 +26,10 @@ class ReaderReport:
     merged: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
+    def facts(self) -> dict[str, int]:
+        """What is kept with metrics."""
+        return {"skipped": len(self.skipped), "mended": self.mended}
+
     def lines(self, most: int = 10) -> list[str]:
         """The report for printing; of `skipped` the first `most`."""
         lines = [f"questions read: {self.read}, kept: {self.kept}"]

@@ -73,17 +73,6 @@ class CausalLM(Generating, Task):
         begin, end = (tf.fill([rows, 1], special) for special in (tokenizer.start_id, tokenizer.end_id))
         return tf.concat([begin, ids, end], axis=1).to_tensor(default_value=tokenizer.pad_id, shape=[None, None])
 
-    def prepare(self, records):
-        """Rows of `token_ids`: start id, the document's ids, end id."""
-        import tensorflow as tf
-
-        function = tf.function(
-            self.encode_document, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
-        )
-        dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
-        for record in records:
-            yield {"token_ids": function(tf.constant([encode(record["text"])])).numpy()[0].astype(dtype)}
-
     def batches(self, prepared, multiple):
         from keras_llm.data.streams import Lanes, Windows
 

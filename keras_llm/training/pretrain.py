@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from keras_llm.config import Config, to_json
 from keras_llm.run import Run, save_weights
 from keras_llm.training.train import check_run_dir, create_run, train_model
 
-# Text that a tokenizer is trained on, in characters: more changes no vocabulary by much and costs memory.
+# Text that a tokenizer is trained on, in characters, taken from all parts of the corpus: more costs memory and time.
 TOKENIZER_CHARACTERS = 20_000_000
 SAMPLE = 64  # documents of the training data that the metrics are also taken on
 SAMPLE_CHARACTERS = 20_000
@@ -34,7 +35,7 @@ def pretrain_run(
         config: every setting, merged.
         run_dir: must not exist, unless `resume`.
         data: the corpus, see `keras_llm.data.corpus.Corpus`.
-        eval_data: documents to evaluate on.
+        eval_data: documents to evaluate on, besides the share of the corpus that `eval_share` keeps for it.
         resume, time_budget, save_seconds, say: as for `train_run`.
 
     Returns:
@@ -44,34 +45,48 @@ def pretrain_run(
         UserError: see `Corpus`, `Run` and `Trainer`.
     """
     from keras_llm.data.corpus import Corpus
-    from keras_llm.data.prepared import Prepared, fingerprint
+    from keras_llm.data.prepared import fingerprint
+    from keras_llm.training.tokenizing import prepare_documents
 
     run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data))
     check_run_dir(run_dir, config, data_hash, resume)
+    say("Config:\n" + to_json(config).rstrip())
+    say(f"Reading {', '.join(map(str, data))}")
     corpus = Corpus(data, config.corpus)
-    evaluation = []
+    for line in corpus.scan(show_progress=True).lines():
+        say(f"  {line}")
+    documents = corpus.part("train")
+    evaluation = [{"text": text} for text in corpus.part("eval")] if config.corpus.eval_share else []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
-        held_out = Corpus(eval_data, config.corpus)
-        evaluation = [{"text": document} for document in held_out]
+        held_out = Corpus(eval_data, dataclasses.replace(config.corpus, eval_share=0.0))
         for line in held_out.report.lines():
             say(f"  {line}")
-    say("Config:\n" + to_json(config).rstrip())
+        evaluation += [{"text": text} for text in held_out]
+
+    def prepare(task, directory):
+        task.tokenizer.save(directory / "tokenizer")
+        return prepare_documents(
+            documents,
+            directory / "tokenizer",
+            directory / "prepared",
+            data_hash,
+            total_bytes=documents.amount.bytes,
+            show_progress=True,
+        )
+
     if not resume:
-        say(f"Reading {', '.join(map(str, data))}")
+        every = -(-documents.amount.characters // TOKENIZER_CHARACTERS)
         create_run(
             config,
             run_dir,
-            lambda: up_to(corpus, TOKENIZER_CHARACTERS),
-            lambda task, directory: Prepared.write(
-                directory, task.prepare({"text": document} for document in corpus), data_hash
-            ),
+            lambda: up_to(itertools.islice(documents, 0, None, every), TOKENIZER_CHARACTERS),
+            prepare,
             data_hash,
             say,
+            documents=documents.amount.documents,
         )
-        for line in corpus.report.lines():
-            say(f"  {line}")
-    sample = [{"text": document} for document in up_to(itertools.islice(corpus, SAMPLE), SAMPLE_CHARACTERS)]
+    sample = [{"text": text} for text in up_to(itertools.islice(documents, SAMPLE), SAMPLE_CHARACTERS)]
     run = Run(run_dir)
     if config.model == "ngram":
         return count_ngrams(run, evaluation, sample, say)

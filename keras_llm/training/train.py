@@ -68,7 +68,7 @@ def train_run(
             config,
             run_dir,
             lambda: task_class.texts(records),
-            lambda task, directory: Prepared.write(directory, task.prepare(records), data_hash),
+            lambda task, directory: Prepared.write(directory / "prepared", task.prepare(records), data_hash),
             data_hash,
             say,
             examples=len(records),
@@ -104,7 +104,7 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
         config: every setting.
         run_dir: must not exist.
         texts: gives what the tokenizer is trained on.
-        prepare: function (task, directory) -> the prepared data, written there.
+        prepare: function (task, directory of the run) -> the prepared data, written to `prepared/` there.
         data_hash: of the data.
         say: receives what is told to the user.
         facts: for the manifest.
@@ -126,7 +126,7 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
         )
         task = make_task(config, tokenizer)
         say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
-        prepared = prepare(task, directory / "prepared")
+        prepared = prepare(task, directory)
         task.batches(prepared, PAD_MULTIPLE[keras.config.backend()])  # refuses data too small to train on
         write_manifest(directory, config, tokenizer, data=data_hash, rows=len(prepared), **facts)
 
