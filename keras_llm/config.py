@@ -259,6 +259,13 @@ def validate(config: Config) -> Config:
             f"A closed-book model needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
             "Use sentencepiece or characters."
         )
+    if network.freeze_embeddings and not network.vectors:
+        raise UserError(
+            "freeze_embeddings keeps an embedding as the word vectors have it. Received: no vectors. "
+            "Name a run or file with vectors, or leave the embedding free."
+        )
+    if network.vectors and config.model == "ngram":
+        raise UserError("An n-gram model has no embedding. Received: vectors for one. Leave vectors out.")
     if config.kind == "causal_lm":
         _validate_language_model(config)
     return config

@@ -146,12 +146,23 @@ def test_embedding_starts_from_the_vectors_and_moves_only_when_free(files, tmp_p
         assert 1e-3 < np.abs(embeddings.numpy() - matrix)[found].max() < 0.1
 
 
+def test_settings_that_make_no_sense_together_are_refused():
+    from keras_llm.config import Config, validate
+
+    config = config_of("", True)
+    with pytest.raises(UserError, match="no vectors"):
+        validate(config)
+    config = Config(kind="causal_lm", model="ngram")
+    config.network.vectors = "runs/vectors"
+    with pytest.raises(UserError, match="no embedding"):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"embedding_dim": 16}, "dimension 8 in .*embedding_dim=16"),
         ({"vectors": "missing"}, "missing: No such file"),
-        ({"vectors": ""}, "no vectors"),
     ],
 )
 def test_wrong_vectors_are_refused_before_anything_is_written(files, tmp_path, change, message):

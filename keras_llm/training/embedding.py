@@ -18,14 +18,7 @@ def check_vectors(config: Config) -> None:
     """
     network = config.network
     if not network.vectors:
-        if network.freeze_embeddings:
-            raise UserError(
-                "freeze_embeddings keeps an embedding as the word vectors have it. Received: no vectors. "
-                "Name a run or file with --vectors, or leave the embedding free."
-            )
         return
-    if config.model == "ngram":
-        raise UserError("An n-gram model has no embedding. Received: word vectors for one. Leave --vectors out.")
     from keras_llm.vectors.word_vectors import dimension
 
     found = dimension(network.vectors)
