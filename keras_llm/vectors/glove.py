@@ -26,7 +26,7 @@ def count_cooccurrences(
 ):
     """How often words stand near each other: 1 / distance for each pair, up to `window` words apart.
 
-    The corpus is streamed; the counts, 12 bytes a pair of words that occur together, must fit into memory. Words outside
+    The corpus is streamed; the counts, 8 bytes a pair of words that occur together, must fit into memory. Words outside
     the vocabulary are taken out before distances are counted, as in word2vec and the original GloVe.
 
     Args:

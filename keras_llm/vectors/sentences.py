@@ -91,7 +91,7 @@ class Sentences:
         """The words as ids, `at_once` or a few more at a time; words outside the vocabulary are left out.
 
         Returns:
-            Pairs of ids int64 [N] and the number of the sentence that each is in, int64 [N].
+            Pairs of ids int32 [N] and the number of the sentence that each is in, int64 [N].
         """
         index = {word: i for i, word in enumerate(vocabulary)}
         ids: list[int] = []
@@ -101,7 +101,7 @@ class Sentences:
             ids.extend(index[word] for word in words if word in index)
             lengths.append(len(ids) - before)
             if len(ids) >= at_once:
-                yield np.array(ids), np.repeat(np.arange(len(lengths)), lengths)
+                yield np.array(ids, np.int32), np.repeat(np.arange(len(lengths)), lengths)
                 ids, lengths = [], []
         if ids:
-            yield np.array(ids), np.repeat(np.arange(len(lengths)), lengths)
+            yield np.array(ids, np.int32), np.repeat(np.arange(len(lengths)), lengths)
