@@ -23,6 +23,8 @@ ARROWS = {
     "run": LEAVES | {"models", "tasks"},
     "hub": LEAVES | {"models", "tasks"},
     "evaluate": LEAVES | {"models", "tasks", "run"},
+    "generate": LEAVES | {"models", "tasks", "run"},
+    "compare": LEAVES | {"models", "tasks", "run", "training"},
     "training": LEAVES | {"models", "tasks", "run", "vectors"},
     "export": LEAVES | {"models", "tasks", "run", "hub"},
     "serving": LEAVES | {"models", "tasks", "run"},

@@ -79,6 +79,43 @@ def test_rows_are_written_as_they_come(tmp_path):
     assert prepared.features["ids"].tolist() == [i for i in range(1000) for _ in range(3)]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=12),
+    cuts=st.lists(st.integers(0, 12), max_size=3).map(sorted),
+)
+def test_blocks_give_what_rows_give(rows, cuts):
+    blocks = [rows[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+    arrays = [(np.array(sum(block, []), "uint16"), np.array([len(row) for row in block], "int64")) for block in blocks]
+    with tempfile.TemporaryDirectory() as directory:
+        one = Prepared.write(f"{directory}/rows", ({"ids": np.array(row, "uint16")} for row in rows), "print")
+        other = Prepared.write_blocks(f"{directory}/blocks", "ids", iter(arrays), "print")
+        assert len(one) == len(other) == len(rows)
+        for file in ("ids.npy", "ids.splits.npy", "prepared.json"):
+            assert Path(directory, "rows", file).read_bytes() == Path(directory, "blocks", file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ((np.zeros(3, "uint16"), [1, 1]), "lengths must sum up"),
+        ((np.zeros(3, "uint16"), [4, -1]), "lengths must sum up"),
+        ((np.zeros(3, "uint16"), []), "lengths must sum up"),
+        ((np.zeros((3, 1), "uint16"), [3]), "lengths must sum up"),
+        ((np.zeros(3, "int32"), [3]), "dtype and shape as in the first row"),
+    ],
+)
+def test_blocks_must_fit(tmp_path, block, message):
+    with pytest.raises(ValueError, match=message):
+        Prepared.write_blocks(tmp_path / "data", "ids", [(np.zeros(2, "uint16"), [2]), block], "print")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_blocks(tmp_path):
+    with pytest.raises(UserError, match="At least one example must be prepared"):
+        Prepared.write_blocks(tmp_path / "data", "ids", [], "print")
+
+
 def test_arrays_are_mapped_and_read_only(tmp_path):
     prepared = Prepared.write(tmp_path / "data", ROWS, "print")
     assert isinstance(prepared.features["ids"].base, np.memmap)

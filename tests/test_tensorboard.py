@@ -315,7 +315,7 @@ def test_without_the_font_the_picture_says_so(monkeypatch):
     with_font = attention_image(np.zeros((1, 1)), ["谁"], ["x"])
     for cached in (pictures._font, pictures._drawable):
         cached.cache_clear()
-    monkeypatch.setattr(pictures, "_font_path", lambda: None)
+    monkeypatch.setattr(pictures, "font_path", lambda: None)
     try:
         without = attention_image(np.zeros((1, 1)), ["谁"], ["x"])
     finally:

@@ -1,6 +1,7 @@
 """Files as streams of text: which are found, and what is said of those that are not UTF-8 text."""
 
 import gzip
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -114,3 +115,11 @@ def test_wrong_paths(tmp_path):
     ]:
         with pytest.raises(UserError, match=said):
             find_files(paths)
+
+
+def test_a_pipe_is_refused(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs pipes with names")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UserError, match="read more than once"):
+        find_files([tmp_path / "pipe.txt"])

@@ -35,7 +35,7 @@ def twin(text):
     return entries
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts=texts.map(lambda texts: [text.encode("utf-8", "replace").decode() for text in texts]))
 def test_ids_and_offsets_are_those_of_the_twin(texts):
     parts = WordsTokenizer(KNOWN).encode_with_offsets(texts)

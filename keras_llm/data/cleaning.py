@@ -6,6 +6,7 @@ Unicode normal forms are not its subject: they are the tokenizer's policy, which
 from __future__ import annotations
 
 import re
+import warnings
 from importlib import resources
 from pathlib import Path
 
@@ -53,9 +54,10 @@ class StopWords:
         self.words = frozenset(word.lower() for word in _read(source))
         self._divide = None
         if any(re.fullmatch(f"[{HAN}]+", word) for word in self.words):
-            import jieba  # 1 s to load its dictionary
-
-            jieba.setLogLevel(60)  # it reports that on the terminal
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is written for older versions of Python
+                import jieba
+            jieba.setLogLevel(60)  # loading its dictionary, a second, is reported on the terminal
             self._divide = jieba.Tokenizer().cut
 
     def remove(self, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -151,6 +152,11 @@ class Corpus:
             why = "".join(f" Dropped, {why}: {dropped.documents}." for why, dropped in report.dropped.items())
             received = f"none of the {report.read.documents} documents in {names}"
             raise UserError(f"A corpus must have at least one document. Received: {received}.{why} Check the files.")
+
+
+def evaluation_corpus(paths: Sequence[str | Path], config: CorpusConfig) -> Corpus:
+    """A corpus to evaluate on: what a document is stays as in training, but no duplicate is dropped and nothing is kept apart."""
+    return Corpus(paths, dataclasses.replace(config, deduplicate="none", eval_share=0.0))
 
 
 class CorpusPart:

@@ -39,7 +39,7 @@ def find_files(paths: Sequence[str | Path]) -> tuple[list[Path], Counter]:
         The files, each once; how many other files the directories hold, by suffix.
 
     Raises:
-        UserError: a path does not exist, a directory holds no text file, or a file is one JSON text.
+        UserError: a path does not exist or is a pipe, a directory holds no text file, or a file is one JSON text.
     """
     if not paths:
         raise UserError("A corpus needs at least one file. Received: none. Name a file or a directory.")
@@ -57,6 +57,10 @@ def find_files(paths: Sequence[str | Path]) -> tuple[list[Path], Counter]:
             files += found
         elif not path.exists():
             raise UserError(f"The data file must exist. Received: {path}. Check the path.")
+        elif not path.is_file():
+            raise UserError(
+                f"A corpus is read more than once, from files. Received: {path}, a pipe or device. Save it first."
+            )
         elif _suffix(path) == ".json":
             raise UserError(
                 f"A JSON corpus is JSON lines, one record a line. Received: {path}. Write it so and name it .jsonl."

@@ -39,9 +39,9 @@ class CausalLM(Generating, Task):
     token_features = ("token_ids",)
 
     def read(self, paths):
-        from keras_llm.data.corpus import Corpus
+        from keras_llm.data.corpus import evaluation_corpus
 
-        corpus = Corpus(paths, self.config.corpus)
+        corpus = evaluation_corpus(paths, self.config.corpus)
         return [{"text": document} for document in corpus], corpus.report
 
     def requests(self, records):

@@ -63,7 +63,7 @@ def attention_image(
             [f"rows: {row_axis}"] * bool(row_axis)
             + [f"columns: {column_axis}"] * bool(column_axis)
             + [f"darkest: {weights.max():.3g}"]
-            + [NO_FONT] * (_font_path() is None)
+            + [NO_FONT] * (font_path() is None)
         ),
         _font(14),
         length=None,
@@ -136,12 +136,12 @@ def _drawable(character: str, font: ImageFont.FreeTypeFont) -> bool:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    path = _font_path()
+    path = font_path()
     return ImageFont.truetype(path, size, index=2) if path else ImageFont.load_default(size)  # 2: simplified Chinese
 
 
 @cache
-def _font_path() -> str | None:
+def font_path() -> str | None:
     try:
         from noto_cjk_sans_otc import FONT_PATH
     except ModuleNotFoundError:  # no reason to stop a training: the picture says what is missing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +43,7 @@ def pretrain_run(
     Raises:
         UserError: see `Corpus`, `Run` and `Trainer`.
     """
-    from keras_llm.data.corpus import Corpus
+    from keras_llm.data.corpus import Corpus, evaluation_corpus
     from keras_llm.data.prepared import fingerprint
     from keras_llm.training.tokenizing import prepare_documents
 
@@ -59,7 +58,7 @@ def pretrain_run(
     evaluation = [{"text": text} for text in corpus.part("eval")] if config.corpus.eval_share else []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
-        held_out = Corpus(eval_data, dataclasses.replace(config.corpus, eval_share=0.0))
+        held_out = evaluation_corpus(eval_data, config.corpus)
         for line in held_out.report.lines():
             say(f"  {line}")
         evaluation += [{"text": text} for text in held_out]
@@ -129,7 +128,7 @@ def count_ngrams(run: Run, evaluation, sample, say) -> int:
     for path in (run.last_weights, run.best_weights):
         save_weights(task, path, tokenizer.fingerprint)
     observer = TensorBoardObserver(run.logs, task, evaluation or sample)
-    metrics = {"steps": 0, "best_step": 0, "training_seconds": seconds}
+    metrics = {"steps": 0, "best_step": 0, "training_seconds": seconds, "training_tokens": len(ids)}
     for name, part in (("train", sample), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)

@@ -17,7 +17,7 @@ FEATURE = "token_ids"
 BATCH = 1 << 18  # characters of documents encoded at once
 WORTH_PROCESSES = 1 << 25  # characters encoded before processes, which take seconds to start, are worth it
 ENCODER = "keras_llm.text.encoding:encoder_of_a_process"
-MOST_PROCESSES = 8  # each holds TensorFlow, about 400 MB
+MOST_PROCESSES = 8  # each holds TensorFlow, about 300 MB of its own
 
 
 def prepare_documents(

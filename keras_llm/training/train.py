@@ -188,7 +188,12 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
         return 128 + trainer.stop_signal
     say(f"Training ended ({progress.stopped}) after {progress.step} steps and {progress.seconds / 60:.1f} minutes.")
     load_weights(task, run.best_weights, tokenizer.fingerprint)
-    metrics = {"steps": progress.step, "best_step": progress.best_step, "training_seconds": progress.seconds}
+    metrics = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "training_seconds": progress.seconds,
+        "training_tokens": progress.tokens,
+    }
     for name, part in (("train", sample), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)

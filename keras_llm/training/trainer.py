@@ -40,6 +40,8 @@ class Progress:
     """Step at which it was reached."""
     waited: int = 0
     """Evaluations since then."""
+    tokens: int = 0
+    """Tokens trained on, padding not among them."""
     seconds: float = 0.0
     """Training time so far, over all sittings, evaluations included."""
     stopped: str = ""
@@ -156,7 +158,7 @@ class Trainer:
                 logs = self.model.train_on_batch(x, y, weight, return_dict=True)
                 self._last_loss = float(logs["loss"])
                 progress.step = step + 1
-                window.add(batch, self.task.token_features)
+                progress.tokens += window.add(batch, self.task.token_features)
                 if not math.isfinite(self._last_loss):
                     raise UserError(
                         f"Training needs a finite loss. Received: loss={self._last_loss} at step {progress.step} with "
@@ -314,10 +316,12 @@ class _Window:
         self.steps, self.tokens, self.places, self.start = 0, 0, 0, time.perf_counter()
 
     def add(self, batch, features):
+        """Counts a batch; returns its tokens."""
+        tokens = sum(int(np.count_nonzero(batch[name])) for name in features)
         self.steps += 1
-        for name in features:
-            self.tokens += int(np.count_nonzero(batch[name]))
-            self.places += batch[name].size
+        self.tokens += tokens
+        self.places += sum(batch[name].size for name in features)
+        return tokens
 
     def tokens_per_second(self):
         return self.tokens / max(time.perf_counter() - self.start, 1e-9)
