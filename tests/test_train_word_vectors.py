@@ -320,7 +320,7 @@ def test_scripts_from_text_to_answers(text, tmp_path):
     (tmp_path / "questions").write_text(": 一\nred blue 猫 狗\nred none 猫 狗\n", encoding="utf-8")
     tests = ("--similarity", tmp_path / "pairs", "--analogies", tmp_path / "questions")
     done = script("word_vectors.py", "evaluate", run, *tests, "--output", tmp_path / "result.json")
-    assert done.returncode == 0 and "3 of 4 pairs; 1 words have no vector: none" in done.stdout, done.stderr
+    assert done.returncode == 0 and "3 of 4 pairs; words without a vector: 1 (none)" in done.stdout, done.stderr
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result["similarity"][0]["scored"] == 3 and result["analogies"][0]["sections"][0]["name"] == "一"
 

@@ -162,7 +162,7 @@ def report(
         result["similarity"].append({"file": Path(path).name, **dataclasses.asdict(found)})
     for path in analogies:
         found = evaluate_analogies(vectors, path, ignore_case, most_frequent)
-        say(f"{Path(path).name}:{_missing(found.missing)}")
+        say(f"{Path(path).name}{_missing(found.missing)}")
         for section in [*found.sections, found.total]:
             shown = "-" if section.accuracy is None else f"{section.accuracy:.2%}"
             say(f"  {section.name}: {shown} right, {section.correct} of {section.scored} ({section.questions} asked)")
@@ -175,9 +175,8 @@ def report(
 
 
 def _missing(words):
-    return (
-        f"; {len(words)} words have no vector: {', '.join(words[:5])}{'…' if len(words) > 5 else ''}" if words else ""
-    )
+    shown = f"{', '.join(words[:5])}{'…' if len(words) > 5 else ''}"
+    return f"; words without a vector: {len(words)} ({shown})" if words else ""
 
 
 def _first_words(vectors, most_frequent):
