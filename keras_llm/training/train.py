@@ -119,7 +119,9 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
 
     from keras_llm.tasks import make_task
     from keras_llm.text import TOKENIZERS
+    from keras_llm.training.embedding import check_vectors
 
+    check_vectors(config)
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
         keras.utils.set_random_seed(config.training.seed)
@@ -154,6 +156,7 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
 
     from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
+    from keras_llm.training.embedding import start_embedding
     from keras_llm.training.observers import TensorBoardObserver
     from keras_llm.training.trainer import Trainer
 
@@ -161,6 +164,7 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     keras.utils.set_random_seed(config.training.seed)  # before the tokenizer, see above
     tokenizer = run.tokenizer()
     task = make_task(config, tokenizer)
+    start_embedding(task, fresh=not run.state.exists(), say=say)
     prepared = Prepared.open(run.prepared, run.manifest["data"])
     say(
         f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on"
