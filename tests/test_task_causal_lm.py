@@ -215,7 +215,7 @@ class TestRefused:
         [
             (b"", "at least one document"),
             (b" \n\n", "at least one document"),
-            (b"PK\x03\x04\0\0", "binary"),
+            (b"\x01\x02\0\0abc", "binary"),
             ("好\n".encode() + "谁".encode("gb18030") + b"\n", ":2: text must be UTF-8"),
         ],
     )
