@@ -71,6 +71,10 @@ class ModelConfig:
     """LSTM language models: dropout on the recurrent state, the same units at every step."""
     tied: bool = True
     """The output head is the embedding's matrix (language models)."""
+    vectors: str = ""
+    """Word vectors that the embedding starts from: a run of train_word_vectors.py, or a word2vec or GloVe file."""
+    freeze_embeddings: bool = False
+    """Keep the embedding as the word vectors have it."""
 
 
 @dataclasses.dataclass
@@ -275,6 +279,13 @@ def validate(config: Config) -> Config:
             f"A closed-book model needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
             "Use sentencepiece or characters."
         )
+    if network.freeze_embeddings and not network.vectors:
+        raise UserError(
+            "freeze_embeddings keeps an embedding as the word vectors have it. Received: no vectors. "
+            "Name a run or file with vectors, or leave the embedding free."
+        )
+    if network.vectors and config.model == "ngram":
+        raise UserError("An n-gram model has no embedding. Received: vectors for one. Leave vectors out.")
     if config.kind == "causal_lm":
         _validate_language_model(config)
     if config.kind == "masked_lm":

@@ -17,6 +17,7 @@ ARROWS = {
     "files": set(),
     "config": set(),
     "presets": set(),
+    "vectors": set(),
     "models": {"layers"},
     "tasks": LEAVES | {"models"},
     "run": LEAVES | {"models", "tasks"},
@@ -24,7 +25,7 @@ ARROWS = {
     "evaluate": LEAVES | {"models", "tasks", "run"},
     "generate": LEAVES | {"models", "tasks", "run"},
     "compare": LEAVES | {"models", "tasks", "run", "training"},
-    "training": LEAVES | {"models", "tasks", "run"},
+    "training": LEAVES | {"models", "tasks", "run", "vectors"},
     "export": LEAVES | {"models", "tasks", "run", "hub"},
     "serving": LEAVES | {"models", "tasks", "run"},
     "command_line": set(),
@@ -32,7 +33,7 @@ ARROWS = {
 }
 # Need ops that Keras has no name for, where Keras runs on TensorFlow, and import it only there.
 IN_A_TENSORFLOW_BRANCH = {"layers/cache.py", "models/ngram.py"}
-WITHOUT_TENSORFLOW = ["layers", "models", "generation", "training", "data/prepared.py", "data/batches.py"]
+WITHOUT_TENSORFLOW = ["layers", "models", "generation", "training", "vectors", "data/prepared.py", "data/batches.py"]
 
 
 def imports(path):

@@ -193,7 +193,38 @@ def test_up_to():
     assert list(up_to(["ab"], 5)) == ["ab"]
 
 
+def test_n_grams_are_counted_in_the_shortest_corpus(tmp_path):
+    (tmp_path / "short.txt").write_text("短")
+    assert pretrain_run(micro("ngram"), tmp_path / "run", [tmp_path / "short.txt"], say=lambda line: None) == 0
+    assert load(tmp_path / "run").ask_one({"text": ""}, "score")["tokens"] == 1
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "sentencepiece", "words"])
+def test_characters_that_the_vocabulary_lacks_may_stand_in_a_prompt(tokenizer, tmp_path):
+    (tmp_path / "corpus.txt").write_text("the cat sat on the mat\n" * 20)
+    config = micro("ngram")
+    config.text.tokenizer = tokenizer
+    pretrain_run(config, tmp_path / "run", [tmp_path / "corpus.txt"], say=lambda line: None)
+    found = next(generate(load_writer(tmp_path / "run"), ["龘🙂\0 the"], {"temperature": 0}))
+    assert found["prompt"] == "龘🙂\0 the" and 0 < found["score"] <= 1
+
+
 class TestRefused:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "at least one document"),
+            (b" \n\n", "at least one document"),
+            (b"\x01\x02\0\0abc", "binary"),
+            ("好\n".encode() + "谁".encode("gb18030") + b"\n", ":2: text must be UTF-8"),
+        ],
+    )
+    def test_what_is_no_corpus(self, content, message, tmp_path):
+        (tmp_path / "corpus.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            pretrain_run(micro("ngram"), tmp_path / "run", [tmp_path / "corpus.txt"], say=lambda line: None)
+        assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".writing*"))
+
     def test_a_corpus_shorter_than_one_window(self, tmp_path):
         path = tmp_path / "short.txt"
         path.write_text("短")

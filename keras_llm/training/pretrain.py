@@ -12,7 +12,7 @@ from tqdm import tqdm
 from keras_llm import files
 from keras_llm.config import Config, to_json
 from keras_llm.run import Run, save_weights
-from keras_llm.training.train import check_run_dir, create_run, train_model
+from keras_llm.training.train import check_run_dir, create_run, require_one_batch, train_model
 
 # Text that a tokenizer is trained on, in characters, taken from all parts of the corpus: more costs memory and time.
 TOKENIZER_CHARACTERS = 20_000_000
@@ -71,7 +71,7 @@ def pretrain_run(
             rows = task.prepare({"text": text} for text in shown)
             return Prepared.write(directory / "prepared", rows, data_hash)
         task.tokenizer.save(directory / "tokenizer")
-        return prepare_documents(
+        prepared = prepare_documents(
             documents,
             directory / "tokenizer",
             directory / "prepared",
@@ -79,6 +79,9 @@ def pretrain_run(
             total_bytes=documents.amount.bytes,
             show_progress=True,
         )
+        if config.model != "ngram":  # which is counted, not trained in batches
+            require_one_batch(task, prepared)
+        return prepared
 
     if not resume:
         every = -(-documents.amount.characters // TOKENIZER_CHARACTERS)

@@ -63,12 +63,18 @@ def train_run(
             say(f"  {line}")
         evaluation = limit(evaluation, max_eval_examples, config.training.seed)
     say("Config:\n" + to_json(config).rstrip())
+
+    def prepare(task, directory):
+        prepared = Prepared.write(directory / "prepared", task.prepare(records), data_hash)
+        require_one_batch(task, prepared)
+        return prepared
+
     if not resume:
         create_run(
             config,
             run_dir,
             lambda: task_class.texts(records),
-            lambda task, directory: Prepared.write(directory / "prepared", task.prepare(records), data_hash),
+            prepare,
             data_hash,
             say,
             examples=len(records),
@@ -113,8 +119,9 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
 
     from keras_llm.tasks import make_task
     from keras_llm.text import TOKENIZERS
-    from keras_llm.training.trainer import PAD_MULTIPLE
+    from keras_llm.training.embedding import check_vectors
 
+    check_vectors(config)
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
         keras.utils.set_random_seed(config.training.seed)
@@ -125,8 +132,12 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
         task = make_task(config, tokenizer)
         say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
         prepared = prepare(task, directory)
-        task.batches(prepared, PAD_MULTIPLE[keras.config.backend()])  # refuses data too small to train on
         write_manifest(directory, config, tokenizer, data=data_hash, rows=len(prepared), **facts)
+
+
+def require_one_batch(task, prepared) -> None:
+    """Refuses data too small to train on, before a run directory is there."""
+    task.batches(prepared, 1)
 
 
 def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) -> int:
@@ -145,6 +156,7 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
 
     from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
+    from keras_llm.training.embedding import start_embedding
     from keras_llm.training.observers import TensorBoardObserver
     from keras_llm.training.trainer import Trainer
 
@@ -152,6 +164,7 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     keras.utils.set_random_seed(config.training.seed)  # before the tokenizer, see above
     tokenizer = run.tokenizer()
     task = make_task(config, tokenizer)
+    start_embedding(task, fresh=not run.state.exists(), say=say)
     prepared = Prepared.open(run.prepared, run.manifest["data"])
     say(
         f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on"
