@@ -69,16 +69,17 @@ def pretrain_run(
         if config.kind == "masked_lm":  # rows of more than ids
             shown = tqdm(documents, total=documents.amount.documents, unit=" documents", desc="Tokenizing")
             rows = task.prepare({"text": text} for text in shown)
-            return Prepared.write(directory / "prepared", rows, data_hash)
-        task.tokenizer.save(directory / "tokenizer")
-        prepared = prepare_documents(
-            documents,
-            directory / "tokenizer",
-            directory / "prepared",
-            data_hash,
-            total_bytes=documents.amount.bytes,
-            show_progress=True,
-        )
+            prepared = Prepared.write(directory / "prepared", rows, data_hash)
+        else:
+            task.tokenizer.save(directory / "tokenizer")
+            prepared = prepare_documents(
+                documents,
+                directory / "tokenizer",
+                directory / "prepared",
+                data_hash,
+                total_bytes=documents.amount.bytes,
+                show_progress=True,
+            )
         if config.model != "ngram":  # which is counted, not trained in batches
             require_one_batch(task, prepared)
         return prepared
