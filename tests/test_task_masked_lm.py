@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,6 +25,7 @@ from keras_llm.text.sentences import split_sentences
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.pretrain import pretrain_run
 
+ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     f"The {animal} eats {food}. The {animal} is {colour}!\n它叫{name}。{name}喜欢吃{dish}，不喜欢水。"
     for animal, food, colour, name, dish in [
@@ -264,6 +268,25 @@ def test_settings_that_cannot_work_are_refused(section, values, message):
         validate(config)
 
 
-def test_only_a_transformer_fills_masks():
-    with pytest.raises(UserError, match="masked_lm is trained with the model transformer. Received: 'lstm'"):
-        make_config("masked_lm", "lstm", "tiny")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--objective", "mlm", "--model", "lstm"], "masked_lm is trained with the model transformer"),
+        (
+            ["--objective", "span-corruption", "--model=ngram"],
+            "span_corruption is trained with the model lstm or transf",
+        ),
+        (["--objective=mlm+nsp", "--tokenizer", "characters"], "mask token"),
+        (["--objective", "span-corruption", "--tokenizer", "words"], "reversible"),
+        (["--objective", "nsp"], "invalid choice 'nsp'"),
+        (["--config", "reading.json"], "kind reading are not pretrained"),
+        (["--config", "pairs.json", "--mask-share", "1.5"], "mask_share must be above 0"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_the_objective_decides_what_may_be_asked_for(tmp_path, flags, message):
+    (tmp_path / "reading.json").write_text('{"kind": "reading", "model": "lstm"}')
+    (tmp_path / "pairs.json").write_text('{"kind": "masked_lm", "masking": {"next_sentence": true}}')
+    command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *flags, "--data", "x.txt", "--run", "new"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and message in done.stdout + done.stderr and "Traceback" not in done.stderr
