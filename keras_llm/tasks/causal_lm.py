@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 
-from keras_llm.tasks.base import Signature, Task, encode
+from keras_llm.tasks.base import Signature, encode
+from keras_llm.tasks.documents import DocumentTask
 from keras_llm.tasks.generating import Generating
 
 SHOWN = 40  # characters of a text that are shown, or asked to go on with
 SCORED_AT_ONCE = 16  # texts
 
 
-class CausalLM(Generating, Task):
+class CausalLM(Generating, DocumentTask):
     """A language model over documents: each token is predicted from those before it, the end of the document like a token.
 
     `answer(text: string [B])` writes on greedily and gives `answer: string [B]` (what follows the text, without it) and
@@ -33,26 +34,11 @@ class CausalLM(Generating, Task):
     [{'answer': '光，疑是地上霜。', 'score': 0.41}]
     """
 
-    inputs = ("text",)
     monitor = "bits_per_byte"
-    monitor_mode = "min"
     token_features = ("token_ids",)
-
-    def read(self, paths):
-        from keras_llm.data.corpus import evaluation_corpus
-
-        corpus = evaluation_corpus(paths, self.config.corpus)
-        return [{"text": document} for document in corpus], corpus.report
 
     def requests(self, records):
         return [{"text": record["text"][:SHOWN]} for record in records]
-
-    def bundled(self):
-        from keras_llm.data.bundled import bundled
-        from keras_llm.data.readers import read_squad
-
-        contexts = (record["context"] for record in read_squad(bundled("dev"))[0])
-        return [{"text": text} for text in dict.fromkeys(contexts)]
 
     def example_inputs(self):
         return {"token_ids": np.array([[2, 3]], "int32")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras_llm.errors import UserError
-from keras_llm.tasks.base import Task
+from keras_llm.tasks.documents import DocumentTask
 
 MARK = "[MASK]"
 SHOWN = 48  # characters of a text that are shown, or asked with
@@ -12,24 +12,8 @@ EVALUATED_AT_ONCE = 32  # rows
 EVALUATION_SEED = 0
 
 
-class Filling(Task):
-    """Subclasses give what `Task` asks for; records are documents, {"text": str}."""
-
-    inputs = ("text",)
-    monitor_mode = "min"
-
-    def read(self, paths):
-        from keras_llm.data.corpus import evaluation_corpus
-
-        corpus = evaluation_corpus(paths, self.config.corpus)
-        return [{"text": document} for document in corpus], corpus.report
-
-    def bundled(self):
-        from keras_llm.data.bundled import bundled
-        from keras_llm.data.readers import read_squad
-
-        contexts = (record["context"] for record in read_squad(bundled("dev"))[0])
-        return [{"text": text} for text in dict.fromkeys(contexts)]
+class Filling(DocumentTask):
+    """Subclasses give what `Task` asks for."""
 
     def requests(self, records):
         """The beginnings of documents, with a gap in the place of a word (or of a character where there are no spaces)."""
