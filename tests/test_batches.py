@@ -56,7 +56,7 @@ def test_batches_of_an_epoch(lengths, batch_size, drop_remainder, options, epoch
     with tempfile.TemporaryDirectory() as directory:
         prepared = prepare(directory, lengths)
         if drop_remainder and batch_size > len(lengths):
-            with pytest.raises(UserError, match="must not be larger than the data"):
+            with pytest.raises(UserError, match="at least one full batch"):
                 Batches(prepared, batch_size)
             return
         batches = Batches(prepared, batch_size, drop_remainder=drop_remainder, **options)
@@ -169,7 +169,7 @@ def test_only_one_epochs_order_is_kept(mixed, monkeypatch):
         ({"batch_size": 4, "seed": -1}, "seed -1"),
         ({"batch_size": 4, "shard": (0, 3)}, "batch size 4, worker 0 of 3"),
         ({"batch_size": 4, "shard": (2, 2)}, "worker 2 of 2"),
-        ({"batch_size": 1001}, "batch size 1001, 1000 examples"),
+        ({"batch_size": 1001}, "1000 examples with a batch size of 1001"),
     ],
 )
 def test_settings_that_cannot_be(mixed, options, message):

@@ -148,8 +148,17 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, how):
         env={**os.environ, "PYTHONPATH": root},
     )
     workers = {int(process.stdout.readline()) for _ in range(8)}
-    (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
-    output, errors = process.communicate(timeout=30)
+    output = errors = None
+    for _ in range(6):
+        (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+        try:
+            output, errors = process.communicate(timeout=10)
+            break
+        except (
+            subprocess.TimeoutExpired
+        ):  # Python drops an interrupt that comes while it collects garbage: again, as a user would
+            continue
+    assert output is not None
     if how == signal.SIGINT:
         assert process.returncode == 0 and output.endswith("stopped\n") and "Traceback" not in errors
     deadline = time.monotonic() + 20
