@@ -7,7 +7,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 JAX_TESTS := $(wildcard tests/test_layers_*.py tests/test_models_*.py tests/test_decode.py \
 	tests/test_generation_beam.py tests/test_generation_forced.py tests/test_generation_logits.py tests/test_generation_sampling.py)
 
-.PHONY: demo test lint format bench clean-venv
+.PHONY: demo test test-jax lint format bench clean-venv
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,8 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-jax: $(VENV)/.installed
 	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest $(PARALLEL) $(JAX_TESTS)
 
 lint: $(VENV)/.installed
