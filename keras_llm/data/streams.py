@@ -92,11 +92,16 @@ class Windows(Steps):
         self.steps_per_epoch = self.rows // batch_size
         if not self.steps_per_epoch:
             refuse(self.stream.length, batch_size, length)
+        self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, step = divmod(operator.index(step), self.steps_per_epoch)
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.stream.seed, epoch, 1])))
-        rows = random.permutation(self.rows)[step * self.batch_size : (step + 1) * self.batch_size]
+        cached, order = self._order
+        if cached != epoch:
+            random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.stream.seed, epoch, 1])))
+            order = random.permutation(self.rows)
+            self._order = (epoch, order)  # one assignment: another thread sees the old pair or the new one
+        rows = order[step * self.batch_size : (step + 1) * self.batch_size]
         tokens, documents = self.stream.take(epoch, rows[:, None] * self.length + np.arange(self.length + 1))
         return {"token_ids": tokens, **segments(documents)}
 
