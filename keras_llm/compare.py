@@ -82,7 +82,7 @@ def compare_runs(
         The rungs, the best last.
 
     Raises:
-        UserError: a run is no language model, or is given twice.
+        UserError: a run is no language model, or two have one name.
 
     Example:
 
@@ -93,8 +93,10 @@ def compare_runs(
     from keras_llm.training.tensorboard import TensorBoard
 
     paths, output = [Path(run) for run in runs], Path(output)
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError("Each run is compared once. Received: one of them twice. Leave it out.")
+    if len({path.name for path in paths}) < len(paths):
+        raise UserError(
+            "Runs are told apart by the names of their directories. Received: one name twice. Leave one out."
+        )
     for path in paths:
         kind = Run(path).config.kind
         if kind != "causal_lm":
@@ -103,6 +105,7 @@ def compare_runs(
     for path in paths:
         say(f"Measuring {path}")
         rungs.append(measure(path, data))
+    configs = {path.name: Run(path).config for path in paths}
     rungs.sort(key=lambda rung: -rung.bits_per_byte)
     if max(r.bytes for r in rungs) > 1.01 * min(r.bytes for r in rungs):
         say("Careful: the runs read the text with different settings and do not count the same bytes (see table.json).")
@@ -119,11 +122,11 @@ def compare_runs(
         temporary.write_text(table + "\n", encoding="utf-8")
     with files.replacing(output / "chart.png") as temporary:
         quality_and_cost(rungs, temporary)
-    for path, rung in zip(paths, sorted(rungs, key=lambda r: [p.name for p in paths].index(r.run)), strict=True):
+    for rung in rungs:
         board = TensorBoard(output / "logs" / rung.run)
         numbers = {k: v for k, v in dataclasses.asdict(rung).items() if isinstance(v, int | float)}
         board.hyper_parameters(
-            dataclasses.asdict(Run(path).config), {f"comparison/{name}": value for name, value in numbers.items()}
+            dataclasses.asdict(configs[rung.run]), {f"comparison/{name}": value for name, value in numbers.items()}
         )
         board.close()
     say(f"Written: {output / 'table.md'}, {output / 'table.json'}, {output / 'chart.png'}, {output / 'logs'}")

@@ -57,7 +57,7 @@ def start_embedding(task, fresh: bool, say: Callable[[str], None] = print) -> No
         own = keras.ops.convert_to_numpy(embedding.embeddings)
         scale = float(np.linalg.norm(own, axis=1).mean())
         vectors = WordVectors.load(network.vectors)
-        matrix, found = embedding_matrix(task.tokenizer.tokens(), vectors, task.config.training.seed, scale)
+        matrix, found = embedding_matrix(task.token_names(), vectors, task.config.training.seed, scale)
         embedding.embeddings.assign(matrix)
         say(
             f"Embedding from {network.vectors}: {found.sum():,} of {len(found):,} tokens ({found.mean():.1%}) have a vector"
