@@ -70,7 +70,7 @@ def generate(
         for i in range(samples):
             request = way.example({text_input: prompt}) | chosen
             asked.append(request | ({"seed": request["seed"] + i} if name == "sample" else {}))
-    for request, found in zip(asked, task.ask(asked, function=task.trace(way.method, way.inputs)), strict=True):
+    for request, found in zip(asked, task.ask(asked, signature=name), strict=True):
         text = found["answer"]
         yield {
             "prompt": request[text_input],

@@ -13,7 +13,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_llm.errors import UserError
 from keras_llm.export import consumers, gates, verify, warmup
-from keras_llm.export.saved_model import ask_of, export_task, save, versions
+from keras_llm.export.saved_model import export_task, save, versions
 from keras_llm.presets import make_config
 from keras_llm.run import load, save_weights, write_manifest
 from keras_llm.serving.client import ask
@@ -124,7 +124,7 @@ def test_the_written_warm_up_is_answered_as_python_answers(exported):
             assert request.model_spec.signature_name == signature
             inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
             rows = [asked.example(RECORDS[i % len(RECORDS)], i) for i in range(first, first + size)]
-            expected = ask_of(task, signature)(rows)
+            expected = task.ask(rows, signature=signature)
             first += size
             for name, value in signatures[signature](**inputs).items():
                 got = [v.decode() if isinstance(v, bytes) else v for v in value.numpy().tolist()]

@@ -18,7 +18,7 @@ import tokenizers
 
 from keras_llm.errors import UserError
 from keras_llm.export import gates
-from keras_llm.export.saved_model import ask_of, save
+from keras_llm.export.saved_model import save
 from keras_llm.generation import decode
 from keras_llm.hub.encoders import make_encoder, splitting_of
 from keras_llm.hub.preset import open_preset
@@ -115,9 +115,8 @@ def test_sampling_and_beams_in_company_as_alone(writer):
     if signature is None:
         pytest.skip("one of each kind shows it")
     requests = [ours.signatures[signature].example(record, i) for i, record in enumerate(RECORDS)]
-    ask = ask_of(ours, signature)
-    for request, answer in zip(requests, ask(requests), strict=True):
-        (alone,) = ask([request])
+    for request, answer in zip(requests, ours.ask(requests, signature=signature), strict=True):
+        (alone,) = ours.ask([request], signature=signature)
         assert answer == {"answer": alone["answer"], "score": pytest.approx(alone["score"], rel=1e-3)}
 
 

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from keras_llm.errors import UserError
-from keras_llm.export.saved_model import ask_of
 from keras_llm.generation.decode import greedy
 from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
@@ -43,7 +42,7 @@ def task(request):
 
 def asked(task, signature, **settings):
     values = {**OFF, "length_penalty": 1.0, **settings}
-    return ask_of(task, signature)([{"question": question, **values} for question in QUESTIONS])
+    return task.ask([{"question": question, **values} for question in QUESTIONS], signature=signature)
 
 
 def test_temperature_zero_is_the_default_answer(task):
@@ -53,7 +52,7 @@ def test_temperature_zero_is_the_default_answer(task):
 
 
 def test_one_request_with_some_settings(task):
-    (expected,) = ask_of(task, "sample")([{"question": QUESTIONS[1], **OFF, "seed": 3, "temperature": 0.5}])
+    (expected,) = task.ask([{"question": QUESTIONS[1], **OFF, "seed": 3, "temperature": 0.5}], signature="sample")
     strings = {"question": QUESTIONS[1]}
     assert task.ask_one(strings, "sample", {"seed": "3", "temperature": "0.5"}) == expected
     assert (
@@ -75,7 +74,7 @@ def test_seeds_decide_and_the_batch_does_not(task):
     several = [asked(task, "sample", seed=seed) for seed in range(6)]
     assert len({tuple(row["answer"] for row in rows) for rows in several}) > 1
     assert [row["answer"] for row in several[3]] == [row["answer"] for row in asked(task, "sample", seed=3)]
-    alone = ask_of(task, "sample")([{"question": QUESTIONS[1], **OFF, "seed": 3}])[0]
+    alone = task.ask([{"question": QUESTIONS[1], **OFF, "seed": 3}], signature="sample")[0]
     assert alone["answer"] == several[3][1]["answer"]
 
 
@@ -89,11 +88,12 @@ def test_the_proof_goes_through_every_value_and_through_pairs_of_them(task):
 
 
 def test_each_row_has_its_own_settings(task):
-    rows = ask_of(task, "sample")(
+    rows = task.ask(
         [
             {"question": QUESTIONS[0], **OFF, "seed": seed, "max_length": length}
             for seed, length in [(0, 6), (0, 2), (1, 6)]
-        ]
+        ],
+        signature="sample",
     )
     assert len(rows[1]["answer"]) < len(rows[0]["answer"])
     assert rows[2]["answer"] != rows[0]["answer"]
@@ -104,7 +104,7 @@ def test_the_score_of_a_shortened_answer_is_the_mean_of_its_tokens(task):
     question = tf.constant([QUESTIONS[0]])
     ids, log_probs = greedy(**task._loop(task.encode_question(question)))
     assert np.count_nonzero(ids) > 2
-    (row,) = ask_of(task, "sample")([{"question": QUESTIONS[0], **OFF, "temperature": 0.0, "max_length": 2}])
+    (row,) = task.ask([{"question": QUESTIONS[0], **OFF, "temperature": 0.0, "max_length": 2}], signature="sample")
     assert row["score"] == pytest.approx(np.exp(np.mean(log_probs.numpy()[0, :2])), rel=1e-4)
 
 
@@ -134,11 +134,12 @@ def test_beam_score_is_the_mean_whatever_the_penalty(task):
 
 
 def test_minimum_length_and_stop_strings(task):
-    (long,) = ask_of(task, "sample")([{"question": "🙂", **OFF, "temperature": 0.0, "min_length": 6}])
+    (long,) = task.ask([{"question": "🙂", **OFF, "temperature": 0.0, "min_length": 6}], signature="sample")
     assert len(long["answer"]) >= 2
     stop = long["answer"][1]
-    rows = ask_of(task, "sample")(
-        [{"question": "🙂", **OFF, "temperature": 0.0, "min_length": 6, "stop": text} for text in (stop, "", "never")]
+    rows = task.ask(
+        [{"question": "🙂", **OFF, "temperature": 0.0, "min_length": 6, "stop": text} for text in (stop, "", "never")],
+        signature="sample",
     )
     assert [row["answer"] for row in rows] == [
         long["answer"][: long["answer"].index(stop)],

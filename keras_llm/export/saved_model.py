@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -55,9 +56,16 @@ def export_task(task, directory: str | Path, records: Sequence[dict], server: st
         save(task, beside)
         ops = gates.check(beside, server)
         report = {"model": name, "kind": task.kind, "server": server, "signatures": _signatures(task, records)}
-        report |= compare(ask_of(task), task.signatures["serving_default"], beside, records, server)
+        report |= compare(task.ask, task.signatures["serving_default"], beside, records, server)
         report["other_signatures"] = {
-            signature: compare(ask_of(task, signature), task.signatures[signature], beside, records, server, signature)
+            signature: compare(
+                functools.partial(task.ask, signature=signature),
+                task.signatures[signature],
+                beside,
+                records,
+                server,
+                signature,
+            )
             for signature in task.signatures
             if signature != "serving_default"
         }
@@ -85,12 +93,6 @@ def save(task, directory: str | Path) -> None:
     tf.saved_model.save(module, str(directory), signatures=module.functions)
 
 
-def ask_of(task, signature: str = "serving_default"):
-    """Python's answers by a signature: list of requests -> list of dicts."""
-    asked = task.signatures[signature]
-    return lambda requests: task.ask(requests, function=task.trace(asked.method, asked.inputs))
-
-
 def versions(directory: str | Path) -> list[int]:
     """Version numbers below a model's directory, ascending."""
     directory = Path(directory)
@@ -113,6 +115,6 @@ def _signatures(task, records):
         found[name] = {
             "inputs": signature.inputs,
             "outputs": {output: outputs[output].dtype.name for output in sorted(outputs)},
-            "example": {"request": request, "answer": ask_of(task, name)([request])[0]},
+            "example": {"request": request, "answer": task.ask([request], signature=name)[0]},
         }
     return found

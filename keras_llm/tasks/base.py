@@ -130,13 +130,20 @@ class Answering:
             self._traces[key] = tf.function(function, autograph=False).get_concrete_function(**signature)
         return self._traces[key]
 
-    def ask(self, records: Iterable[dict[str, str]], batch_size: int = 32, function=None) -> list[dict[str, Any]]:
+    def ask(
+        self,
+        records: Iterable[dict[str, Any]],
+        batch_size: int = 32,
+        function=None,
+        signature: str = "serving_default",
+    ) -> list[dict[str, Any]]:
         """Answers in the order of the records.
 
         Args:
             records: dicts with the inputs of the graph: for `answer` the strings named in `inputs`.
             batch_size: how many go through the graph at once.
-            function: a graph from `trace`; default: that of `answer`.
+            function: a graph from `trace`; default: that of the signature.
+            signature: a name in `signatures`.
 
         Returns:
             One dict a record: "answer", "score" and what else the task gives.
@@ -148,7 +155,9 @@ class Answering:
         """
         import tensorflow as tf
 
-        function = function or self.trace()
+        if function is None:
+            way = self.signatures[signature]
+            function = self.trace(way.method, way.inputs)
         specs = function.structured_input_signature[1]
         records = list(records)
         answers = []
@@ -192,7 +201,7 @@ class Answering:
             )
         way = self.signatures[signature]
         request = way.example(strings) | way.settings_of(settings or {})
-        return self.ask([request], function=self.trace(way.method, way.inputs))[0]
+        return self.ask([request], signature=signature)[0]
 
 
 class Task(Answering):
