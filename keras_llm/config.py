@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keras_llm.errors import UserError
 
-Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption", "classification"]
+Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption", "classification", "tagging"]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
 
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
@@ -80,6 +80,8 @@ class ModelConfig:
     """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs."""
     pooling: Literal["mean", "max", "first"] = "mean"
     """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
+    character_dim: int = 0
+    """tagging with lstm: width of a vector made from each token's characters, beside its embedding; 0: none."""
 
 
 @dataclasses.dataclass
@@ -128,6 +130,10 @@ class LabelConfig:
     """"balanced": rare labels count more, in inverse proportion to their number."""
     focal_gamma: float = 0.0
     """Above 0: examples that are easy already count less (focal loss); 2 is usual."""
+    scheme: Literal["bio", "bioes"] = "bioes"
+    """tagging: the tags a model gives; whatever scheme the data is written in."""
+    crf: bool = True
+    """tagging: learn which tags follow each other (conditional random field)."""
 
 
 @dataclasses.dataclass
@@ -216,7 +222,7 @@ class Config:
 
     kind: Kind = "reading"
     """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory, "causal_lm" writes on,
-    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels."""
+    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "tagging" finds entities."""
     model: Architecture = "transformer"
     """The network behind it."""
     preset: str = "small"
@@ -337,6 +343,8 @@ def validate(config: Config) -> Config:
         _validate_language_model(config)
     if config.kind == "classification":
         _validate_classification(config)
+    if config.kind == "tagging":
+        _validate_tagging(config)
     if config.kind == "masked_lm":
         _validate_masked_lm(config)
     if config.kind == "span_corruption":
@@ -384,6 +392,29 @@ def _validate_classification(config: Config) -> None:
         raise UserError(
             "Focal loss and label smoothing pull in opposite directions: use one of them. "
             f"Received: focal_gamma={labels.focal_gamma}, label_smoothing={config.training.label_smoothing}."
+        )
+
+
+def _validate_tagging(config: Config) -> None:
+    network, others = config.network, LabelConfig()
+    for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
+        if getattr(config.labels, name) != getattr(others, name):
+            raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
+    if config.text.tokenizer == "sentencepiece":
+        raise UserError(
+            "A tagger needs a tokenizer with offsets. Received: tokenizer=sentencepiece. Use wordpiece, characters or words."
+        )
+    if network.context_length < 8:
+        raise UserError(f"A tagger reads windows of context_length >= 8. Received: {network.context_length}.")
+    if network.character_dim < 0 or (network.character_dim and config.model != "lstm"):
+        raise UserError(
+            "character_dim is the width of what an lstm tagger reads of a token's characters; 0: nothing. "
+            f"Received: character_dim={network.character_dim}, model={config.model}."
+        )
+    if config.labels.crf and config.training.label_smoothing:
+        raise UserError(
+            "A conditional random field is trained on whole sequences of tags: label_smoothing must be 0. "
+            f"Received: {config.training.label_smoothing}. Leave one of them out."
         )
 
 

@@ -28,7 +28,7 @@ def evaluate_run(
         run_dir: a run directory.
         data: files that the task's reader understands.
         output: where to write the metrics as JSON, with the data's hash, the config and the time.
-        predictions: where to write {id: answer or label}, for questions the form the SQuAD and CMRC scripts read.
+        predictions: where to write {id: answer, label or entities}, for questions the form the SQuAD and CMRC scripts read.
         weights: "best" or "last".
         say: receives what is told to the user.
 
@@ -68,6 +68,8 @@ def evaluate_run(
         say(f"Written: {output}")
     if predictions:
         answers = task.ask(records)
-        files.write_json(predictions, {r["id"]: a[task.predicts] for r, a in zip(records, answers, strict=True)})
+        files.write_json(
+            predictions, {r["id"]: task.shown(a)[task.predicts] for r, a in zip(records, answers, strict=True)}
+        )
         say(f"Written: {predictions}")
     return result

@@ -45,6 +45,22 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
             "training": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
         },
+        ("tagging", "lstm"): {
+            "text": {"vocabulary_size": 4000},
+            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2, "context_length": 128},
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 5e-3, "clip_norm": 5.0},
+        },
+        ("tagging", "transformer"): {
+            "text": {"vocabulary_size": 4000},
+            "network": {
+                "embedding_dim": 64,
+                "num_layers": 2,
+                "num_heads": 4,
+                "feedforward_dim": 128,
+                "context_length": 128,
+            },
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
+        },
         ("causal_lm", "ngram"): {"network": {"order": 3}},
         ("causal_lm", "feedforward"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
@@ -114,7 +130,7 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
                 "beta_2": 0.999,
             },
         }
-        for kind in ("classification", "reading")
+        for kind in ("classification", "tagging", "reading")
         for model in ("lstm", "transformer")
     },
     "small": {
@@ -127,6 +143,17 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 128, "num_layers": 2, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.3},
             "training": {"epochs": 6, "batch_size": 64, "learning_rate": 5e-4, "beta_2": 0.999},
+        },
+        # Capitals tell names from other words: the text stays as it is written.
+        ("tagging", "lstm"): {
+            "text": {"vocabulary_size": 8000},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.5},
+            "training": {"epochs": 20, "batch_size": 32, "learning_rate": 3e-3, "beta_2": 0.999, "clip_norm": 5.0},
+        },
+        ("tagging", "transformer"): {
+            "text": {"vocabulary_size": 8000},
+            "network": {"embedding_dim": 128, "num_layers": 3, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.3},
+            "training": {"epochs": 20, "batch_size": 32, "learning_rate": 1e-3, "beta_2": 0.999},
         },
         ("causal_lm", "ngram"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},

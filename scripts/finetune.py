@@ -22,7 +22,7 @@ from keras_llm.config import (
 )
 
 SCRATCH = "scratch"
-KINDS = ("classification", "reading")
+KINDS = ("classification", "tagging", "reading")
 
 
 @dataclasses.dataclass
@@ -32,10 +32,11 @@ class Labels(LabelConfig):
 
 @dataclasses.dataclass
 class Arguments:
-    task: Literal["classification", "reading"]
-    """What is learned: labels of texts or of pairs; answers in a context."""
+    task: Literal["classification", "tagging", "reading"]
+    """What is learned: labels of texts or of pairs; entities in texts; answers in a context."""
     data: tuple[Path, ...]
-    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; reading: SQuAD JSON."""
+    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; tagging: CoNLL columns,
+    JSON lines with offsets; reading: SQuAD JSON."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
     model: Literal["lstm", "transformer"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_llm.config import nearest
 from keras_llm.data.conll import conll_records
 from keras_llm.data.documents import (
     claim,
@@ -43,7 +44,7 @@ class EntityReport(ReaderReport):
 
     def lines(self, most: int = LISTED) -> list[str]:
         labels = ", ".join(f"{label} {count}" for label, count in sorted(self.labels.items()))
-        lines = [f"texts read: {self.read}, kept: {self.kept}; entities: {self.labels.total()} ({labels})"]
+        lines = [f"{self.noun} read: {self.read}, kept: {self.kept}; entities: {self.labels.total()} ({labels})"]
         for name, found in (("mended", self.mendings), ("skipped", self.skipped)):
             if found:
                 lines.append(f"{name}: {len(found)}")
@@ -53,7 +54,7 @@ class EntityReport(ReaderReport):
         return lines
 
 
-def read_entities(paths: Sequence[str | Path]) -> tuple[list[dict], EntityReport]:
+def read_entities(paths: Sequence[str | Path], labels: Sequence[str] = ()) -> tuple[list[dict], EntityReport]:
     """Reads texts in which entities are marked.
 
     `.json` and `.jsonl` (`.gz` may follow) hold an object a line, or a list of objects:
@@ -66,13 +67,17 @@ def read_entities(paths: Sequence[str | Path]) -> tuple[list[dict], EntityReport
     entities with white space at their ends are mended; entities outside of their text are skipped, and of those that overlap the
     longest stays. All of it is in the report.
 
+    Args:
+        paths: the files; their forms may differ.
+        labels: those there may be; empty: any.
+
     Returns:
-        Records `{"id": str, "text": str, "entities": [{"start": int, "end": int, "label": str}]}`, characters, end exclusive, in the
-        order of the text, none overlapping.
+        Records `{"id": str, "text": str, "entities": [{"start": int, "end": int, "label": str}]}`, characters, end exclusive, in
+        the order of the text, none overlapping.
 
     Raises:
-        UserError: a file is missing, empty, not UTF-8 or not of these forms (with `file:line`); an id occurs twice; more than
-            5 % of a file's entities are mended or skipped; nothing is left.
+        UserError: a file is missing, empty, not UTF-8 or not of these forms (with `file:line`); an id occurs twice; a label
+            is not among `labels`; more than 5 % of a file's entities are mended or skipped; nothing is left.
 
     Example:
 
@@ -87,7 +92,7 @@ def read_entities(paths: Sequence[str | Path]) -> tuple[list[dict], EntityReport
     paths = existing(paths)
     stems = [path.name.split(".")[0] for path in paths]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
-    report, records, places = EntityReport(), [], {}
+    report, records, places = EntityReport(noun="texts"), [], {}
     for path, name in zip(paths, names, strict=True):
         suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
         given = _json_records if suffix in (".json", ".jsonl") else _column_records
@@ -104,6 +109,12 @@ def read_entities(paths: Sequence[str | Path]) -> tuple[list[dict], EntityReport
             if not record["text"].strip():
                 report.skipped.append((where, "the text is empty"))
                 continue
+            for entity in entities:
+                if labels and entity["label"] not in labels:
+                    raise UserError(
+                        f"{where}: a label must be one of {', '.join(labels)}. Received: {entity['label']!r}."
+                        f"{nearest(entity['label'], labels)} Mend the file, or train with this label."
+                    )
             report.labels.update(entity["label"] for entity in entities)
             records.append({**record, "entities": entities})
         if len(wrong) > max(MAX_WRONG_SHARE * total, 1):

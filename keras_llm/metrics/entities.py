@@ -21,9 +21,9 @@ def evaluate_entities(
         true, predicted: for each text its entities: start, end, label; in tokens or characters, the same for both.
 
     Returns:
-        `precision`, `recall`, `f1` over all entities (micro); `macro_precision`, `macro_recall`, `macro_f1`, the means over the labels
-        that occur; `f1/<label>` of each of these, from 0 to 1; `entities`, how many are true. What has no
-        entity to count is 0.
+        `precision`, `recall`, `f1` over all entities (micro); `macro_precision`, `macro_recall`, `macro_f1`, the means over the
+        labels that occur; `f1/<label>` of each of these, from 0 to 1; `entities`, how many are true. What has no entity to
+        count is 0.
 
     Example:
 

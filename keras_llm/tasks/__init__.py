@@ -7,6 +7,7 @@ from keras_llm.tasks.closed_book import ClosedBook
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
 from keras_llm.tasks.span_corruption import SpanCorruption
+from keras_llm.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
     "reading": Reading,
@@ -15,6 +16,7 @@ TASKS: dict[str, type[Task]] = {
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
     "classification": Classification,
+    "tagging": Tagging,
 }
 
 

@@ -22,11 +22,14 @@ class Signature:
         texts: names of the inputs that hold the request's strings.
         settings: each other input and values it may take; the proof and the warm-up go through them. All float, all int or
             all str: that is the input's dtype.
+        count: name of the output that says how many columns of the others a row has; the columns behind are padding. "": none
+            are.
     """
 
     method: Callable[..., dict]
     texts: Sequence[str]
     settings: dict[str, Sequence] = dataclasses.field(default_factory=dict)
+    count: str = ""
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -38,6 +41,13 @@ class Signature:
         """Values or texts by name -> values of the settings' dtypes; UserError where a name or a value does not fit."""
         dtypes = {name: dtype for name, dtype in self.inputs.items() if name not in self.texts}
         return {name: setting_value(name, value, dtypes) for name, value in given.items()}
+
+    def without_padding(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """One row's outputs, the padding of the batch left out."""
+        if not self.count:
+            return answer
+        filled = int(answer[self.count])
+        return {name: value if name == self.count else value[:filled] for name, value in answer.items()}
 
     def example(self, strings: dict[str, str], place: int = 0) -> dict[str, Any]:
         """A request: the strings, and settings that change with `place`, each by itself; at 0 the first of each."""
@@ -155,8 +165,8 @@ class Answering:
         """
         import tensorflow as tf
 
+        way = self.signatures[signature]
         if function is None:
-            way = self.signatures[signature]
             function = self.trace(way.method, way.inputs)
         specs = function.structured_input_signature[1]
         records = list(records)
@@ -169,8 +179,13 @@ class Answering:
                 inputs[name] = tf.constant(list(map(encode, values)) if spec.dtype == tf.string else values, spec.dtype)
             columns = {name: values.numpy() for name, values in function(**inputs).items()}
             for i in range(len(batch)):
-                answers.append({name: plain(values[i]) for name, values in columns.items()})
+                answer = {name: plain(values[i]) for name, values in columns.items()}
+                answers.append(way.without_padding(answer))
         return answers
+
+    def shown(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """One of `ask`'s answers in the form in which people read it."""
+        return answer
 
     def ask_one(
         self, strings: dict[str, str], signature: str = "serving_default", settings: dict[str, str] | None = None

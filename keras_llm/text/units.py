@@ -1,6 +1,7 @@
 """What carries a tag: a word, a Chinese character, or a character, whatever the tokens are; and where it stands in the text.
 
-Shapes: B batch, n tokens of a text, u units of a text, c characters of a text, N windows, T tokens and W units of a window, C bytes.
+Shapes: B batch, n tokens of a text, u units of a text, c characters of a text, N windows, T tokens and W units of a
+window, C bytes.
 """
 
 from __future__ import annotations
