@@ -189,10 +189,7 @@ def entities_of(task, row):
 
 def test_rows_for_training_hold_every_unit_and_no_cut_entity(task):
     text = TEXTS[1] * 2 + TEXTS[0]
-    entities = [
-        {"start": m.start(), "end": m.end(), "label": "PER"}
-        for m in re.finditer("Ada|U.N.|杜甫", text)
-    ]
+    entities = [{"start": m.start(), "end": m.end(), "label": "PER"} for m in re.finditer("Ada|U.N.|杜甫", text)]
     rows = list(task.prepare([{"text": text, "entities": entities}, {"text": "\u3000", "entities": []}]))
     found, count = units(task, text)
     assert sum(len(row["places"]) for row in rows) == len(found)

@@ -227,7 +227,7 @@ class Tagging(Task):
         first, last = tf.where(begins)[:, 0], tf.where(ends)[:, 0]
         count = tf.shape(first)[0]
         logs = tf.where(begins, alone, tf.where(goes_on, given, 0.0))
-        entity = tf.maximum(tf.cumsum(tf.cast(begins, tf.int32)) - 1, 0)
+        entity = tf.cumsum(tf.cast(begins, tf.int32)) - 1  # -1, which the sum leaves out, before the first
         score = tf.exp(tf.minimum(tf.math.unsorted_segment_sum(logs, entity, count), 0.0))
         start, end = tf.gather(units.unit_starts.values, first), tf.gather(units.unit_ends.values, last)
         row = tf.gather(row, first)
