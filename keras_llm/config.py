@@ -82,6 +82,8 @@ class ModelConfig:
     """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
     character_dim: int = 0
     """tagging with lstm: width of a vector made from each token's characters, beside its embedding; 0: none."""
+    token_dropout: float = 0.0
+    """tagging: share of tokens read as the unknown one while training: what they are must then follow from the rest."""
 
 
 @dataclasses.dataclass
@@ -289,6 +291,7 @@ def validate(config: Config) -> Config:
     shares = {
         "dropout": network.dropout,
         "recurrent_dropout": network.recurrent_dropout,
+        "token_dropout": network.token_dropout,
         "ema": training.ema,
         "label_smoothing": training.label_smoothing,
         "warmup": training.warmup,

@@ -147,7 +147,13 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         # Capitals tell names from other words: the text stays as it is written.
         ("tagging", "lstm"): {
             "text": {"vocabulary_size": 8000},
-            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.5},
+            "network": {
+                "embedding_dim": 128,
+                "hidden_dim": 128,
+                "num_layers": 1,
+                "dropout": 0.5,
+                "token_dropout": 0.1,
+            },
             "training": {"epochs": 20, "batch_size": 32, "learning_rate": 3e-3, "beta_2": 0.999, "clip_norm": 5.0},
         },
         ("tagging", "transformer"): {

@@ -9,7 +9,7 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.characters import CharacterFeatures
 from keras_llm.layers.crf import LinearChainCRF
-from keras_llm.models.encoders import ENCODERS
+from keras_llm.models.encoders import ENCODERS, PAD
 
 
 class Tagger(keras.Model):
@@ -18,10 +18,11 @@ class Tagger(keras.Model):
     Args:
         vocabulary_size: V. Id 0 is padding.
         config: the encoder's shape; also uses dropout and character_dim (lstm): the width of a vector made from each token's
-            bytes, which stands beside its embedding.
+            bytes, which stands beside its embedding; and token_dropout: while training, this share of the tokens is unknown.
         encoder: "lstm" or "transformer".
         allowed: bool [K + 1, K + 1], which tag may follow which, see `LinearChainCRF`.
         crf: learn how well tags follow each other; otherwise only what is forbidden counts.
+        unknown_id: of unknown tokens.
         dtype: a dtype policy, passed to every layer but the chain, which is float32.
 
     Call: {"token_ids": int [B, T], "places": int [B, N], the columns of the units' first tokens, 0 where there is no unit, and
@@ -43,9 +44,9 @@ class Tagger(keras.Model):
 
     heads = ("characters", "score", "crf")
 
-    def __init__(self, vocabulary_size, config: ModelConfig, encoder, allowed, crf=True, dtype=None, **kwargs):
+    def __init__(self, vocabulary_size, config: ModelConfig, encoder, allowed, crf=True, unknown_id=1, dtype=None, **kwargs):
         super().__init__(dtype=dtype, **kwargs)
-        self.vocabulary_size, self.config = vocabulary_size, config
+        self.vocabulary_size, self.config, self.unknown_id = vocabulary_size, config, unknown_id
         policy = {"dtype": self.dtype_policy}
         features = {"features": config.character_dim} if config.character_dim else {}
         self.encoder = ENCODERS[encoder](
@@ -58,6 +59,7 @@ class Tagger(keras.Model):
             )
         # An LSTM encoder drops some of its outputs itself.
         self.drop = keras.layers.Dropout(0.0 if encoder == "lstm" else config.dropout, name="dropout", **policy)
+        self.drop_tokens = keras.layers.Dropout(config.token_dropout, name="token_dropout", **policy)
         self.crf = LinearChainCRF(allowed, learned=crf, name="crf")
         self.score = keras.layers.Dense(self.crf.num_tags, name="score", **policy)
 
@@ -70,6 +72,10 @@ class Tagger(keras.Model):
 
     def call(self, inputs, training=None):
         given = self._given(inputs)
+        if training and self.config.token_dropout:
+            ids = given["token_ids"]
+            kept = self.drop_tokens(ops.ones(ops.shape(ids), self.compute_dtype), training=True) > 0
+            given["token_ids"] = ops.where(kept | (ids == PAD), ids, self.unknown_id)
         if self.characters is not None:
             given["features"] = self.characters(inputs["character_ids"], training=training)
         x = self.encoder(given, training=training)

@@ -55,7 +55,10 @@ class Tagging(Task):
 
         labels = self.config.labels
         allowed = transitions(self.names, labels.scheme)
-        return Tagger(vocabulary_size, self.config.network, self.config.model, allowed, labels.crf, dtype=dtype)
+        unknown_id = self.tokenizer.unknown_id if self.tokenizer is not None else 1
+        return Tagger(
+            vocabulary_size, self.config.network, self.config.model, allowed, labels.crf, unknown_id, dtype=dtype
+        )
 
     @staticmethod
     def read_files(paths, config):
