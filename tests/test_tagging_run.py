@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 def config():
     config = make_config("tagging", "lstm", "tiny")
     config.network.embedding_dim = config.network.hidden_dim = 16
-    config.network.character_dim, config.network.context_length = 8, 16
+    config.network.character_dim, config.network.context_length = 8, 32
     config.training.batch_size, config.training.epochs, config.training.evaluate_every = 12, 25, 25
     config.training.learning_rate = 0.02
     return validate(config)
@@ -114,7 +114,7 @@ def test_settings_that_cannot_work_are_refused(section, field, value, message):
 
 def test_exported_it_answers_the_same_in_other_programs(run, tmp_path, monkeypatch):
     # A shorter very long text: the windows of this model are tiny.
-    monkeypatch.setattr(requests, "LONG", tuple(text[:6000] for text in requests.LONG))
+    monkeypatch.setattr(requests, "LONG", tuple(text[:1500] for text in requests.LONG))
     task = keras_llm.load(run)
     target = saved_model.export_task(task, tmp_path / "names", list(texts()))
     report = json.loads((target / "report.json").read_text(encoding="utf-8"))

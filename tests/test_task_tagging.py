@@ -43,10 +43,14 @@ def micro(tokenizer, model="lstm", **changes):
 
 
 CASES = {
-    "wordpiece": dict(tokenizer="wordpiece"),
-    "characters, no crf": dict(tokenizer="characters", crf=False, scheme="bio"),
-    "words and their characters": dict(tokenizer="words", character_dim=4),
-    "transformer": dict(tokenizer="wordpiece", model="transformer", scheme="bio"),
+    "wordpiece": {"tokenizer": "wordpiece"},
+    "words and their characters": {"tokenizer": "words", "character_dim": 4},
+    "characters, transformer, no crf": {
+        "tokenizer": "characters",
+        "model": "transformer",
+        "crf": False,
+        "scheme": "bio",
+    },
 }
 
 
@@ -100,7 +104,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampl
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(text, min_size=1, max_size=4))
 def test_units_are_the_plain_ones(task, texts):
     found = units_graph(task)(tf.constant([text.encode() for text in texts]))
@@ -145,7 +149,7 @@ def plain_entities(task, text):
         yield {"text": text[start:end], "label": span.label, "start": start, "end": end, "score": np.exp(score)}
 
 
-@pytest.mark.parametrize("text", [*TEXTS, TEXTS[0] * 4, TEXTS[1] * 3, " \u3000" + TEXTS[2] * 3, "，\n" * 30])
+@pytest.mark.parametrize("text", [*TEXTS, TEXTS[0] * 4, TEXTS[1] * 2, " \u3000" + TEXTS[2] * 3, "，\n" * 30])
 def test_entities_are_those_of_the_definition(task, text):
     wanted = list(plain_entities(task, text))
     got = task.ask([{"text": text}])[0]
@@ -159,7 +163,7 @@ def test_some_texts_have_entities_or_the_test_above_shows_nothing(task):
     assert sum(answer["count"] for answer in task.ask([{"text": text} for text in TEXTS])) >= 3
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(text, min_size=1, max_size=5))
 def test_answers_are_parts_of_the_text_in_order_whatever_the_batch(task, texts):
     together = task.ask([{"text": text} for text in texts])
@@ -188,7 +192,7 @@ def entities_of(task, row):
 
 
 def test_rows_for_training_hold_every_unit_and_no_cut_entity(task):
-    text = TEXTS[1] * 2 + TEXTS[0]
+    text = f"{TEXTS[1]} {TEXTS[1]} {TEXTS[0]}"
     entities = [{"start": m.start(), "end": m.end(), "label": "PER"} for m in re.finditer("Ada|U.N.|杜甫", text)]
     rows = list(task.prepare([{"text": text, "entities": entities}, {"text": "\u3000", "entities": []}]))
     found, count = units(task, text)

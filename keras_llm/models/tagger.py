@@ -44,7 +44,9 @@ class Tagger(keras.Model):
 
     heads = ("characters", "score", "crf")
 
-    def __init__(self, vocabulary_size, config: ModelConfig, encoder, allowed, crf=True, unknown_id=1, dtype=None, **kwargs):
+    def __init__(
+        self, vocabulary_size, config: ModelConfig, encoder, allowed, crf=True, unknown_id=1, dtype=None, **kwargs
+    ):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.unknown_id = vocabulary_size, config, unknown_id
         policy = {"dtype": self.dtype_policy}

@@ -48,6 +48,7 @@ class Tagging(Task):
         if not labels.labels:
             raise UserError("A tagger needs its labels. Received: none. Train it on texts with entities.")
         self.names = tag_names(labels.labels, labels.scheme)
+        self.unknown_id = tokenizer.unknown_id if tokenizer is not None else 1
         super().__init__(config, tokenizer, vocabulary_size, precision)
 
     def make_model(self, vocabulary_size, dtype):
@@ -55,9 +56,14 @@ class Tagging(Task):
 
         labels = self.config.labels
         allowed = transitions(self.names, labels.scheme)
-        unknown_id = self.tokenizer.unknown_id if self.tokenizer is not None else 1
         return Tagger(
-            vocabulary_size, self.config.network, self.config.model, allowed, labels.crf, unknown_id, dtype=dtype
+            vocabulary_size,
+            self.config.network,
+            self.config.model,
+            allowed,
+            labels.crf,
+            self.unknown_id,
+            dtype=dtype,
         )
 
     @staticmethod
