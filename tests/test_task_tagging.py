@@ -66,12 +66,13 @@ def units_graph(task):
 
 
 @functools.cache
-def chain_graph(task):
-    """Emissions [1, N, K] -> tags and their log-probabilities."""
+def window_graph(task):
+    """The model's inputs for one window -> tags and their log-probabilities."""
+    inputs = {name: tf.TensorSpec([1, None, *x.shape[2:]], tf.int32) for name, x in task.example_inputs().items()}
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def graph(emissions):
-        mask = tf.ones_like(emissions[:, :, 0], tf.bool)
+    @tf.function(input_signature=[inputs], autograph=False)
+    def graph(x):
+        emissions, mask = task.model(x), x["places"] > 0
         tags = task.model.crf.decode(emissions, mask)
         return tags, *task.model.crf.log_probs(emissions, tags, mask)
 
@@ -134,7 +135,10 @@ def plain_entities(task, text):
             words = [text.encode()[a:b][:24] for a, b in zip(*spans, strict=True)][begin : begin + room]
             rows = [[byte + 1 for byte in word] + [0] * (24 - len(word)) for word in words]
             x["character_ids"] = np.array([[[0] * 24, *rows, [0] * 24]])
-        best, *logs = (np.asarray(values)[0] for values in chain_graph(task)(task.model(x)))
+        best, *logs = (
+            np.asarray(values)[0]
+            for values in window_graph(task)({name: value.astype("int32") for name, value in x.items()})
+        )
         for place, u in enumerate(held):
             distance = abs(found[u][0] - begin - (room - 1) / 2)
             others = [
