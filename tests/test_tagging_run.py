@@ -1,10 +1,11 @@
 """A tagger from files to a served model: trained, asked, evaluated, exported and proven by other programs."""
 
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_llm
@@ -13,6 +14,9 @@ from keras_llm.errors import UserError
 from keras_llm.evaluate import evaluate_run
 from keras_llm.export import requests, saved_model, verify
 from keras_llm.presets import make_config
+from keras_llm.run import named_weights
+from keras_llm.tasks import make_task
+from keras_llm.training.start import Start, adopt, start_weights
 from keras_llm.training.train import train_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,8 +59,12 @@ def run(data, tmp_path_factory):
     return path
 
 
-def test_it_has_learned_to_find_them(run):
-    task = keras_llm.load(run)
+@pytest.fixture(scope="module")
+def task(run):
+    return keras_llm.load(run)
+
+
+def test_it_has_learned_to_find_them(task):
     assert task.config.labels.labels == ["LOC", "PER"]
     found = task.shown(task.ask_one({"text": "🙂先生在成都写诗。"}))
     assert [{**entity, "score": 0} for entity in found["entities"]] == [
@@ -80,11 +88,11 @@ def test_evaluated_with_predictions(run, data, tmp_path):
     assert history[-1]["f1"] == pytest.approx(result["metrics"]["f1"], abs=0.02)
 
 
-def test_a_label_that_was_not_learned_is_refused_with_its_line(run, tmp_path):
+def test_a_label_that_was_not_learned_is_refused_with_its_line(task, tmp_path):
     path = tmp_path / "other.txt"
     path.write_text("Ada B-PER\n\nMonday B-DATE\n")
     with pytest.raises(UserError, match=r"other.txt:3: a label must be one of LOC, PER. Received: 'DATE'"):
-        evaluate_run(run, [path], say=lambda line: None)
+        task.read([path])
 
 
 def test_data_without_an_entity_is_refused_and_leaves_nothing(tmp_path):
@@ -112,10 +120,9 @@ def test_settings_that_cannot_work_are_refused(section, field, value, message):
         validate(wrong)
 
 
-def test_exported_it_answers_the_same_in_other_programs(run, tmp_path, monkeypatch):
+def test_exported_it_answers_the_same_in_other_programs(task, tmp_path, monkeypatch):
     # A shorter very long text: the windows of this model are tiny.
     monkeypatch.setattr(requests, "LONG", tuple(text[:1500] for text in requests.LONG))
-    task = keras_llm.load(run)
     target = saved_model.export_task(task, tmp_path / "names", list(texts()))
     report = json.loads((target / "report.json").read_text(encoding="utf-8"))
     assert report["differences"] == 0 and report["compared"] >= verify.LEAST
@@ -134,9 +141,26 @@ def test_exported_it_answers_the_same_in_other_programs(run, tmp_path, monkeypat
     assert facts["example"]["answer"]["count"] == len(facts["example"]["answer"]["text"]) == 2
 
 
-def test_asked_from_the_command_line(run):
-    command = [sys.executable, str(ROOT / "scripts" / "ask.py"), str(run), "杜甫 went to Rome !"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["entities"]
+def test_asked_from_the_command_line(task, monkeypatch, capsys):
+    monkeypatch.setattr(keras_llm, "load", lambda path: task)
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setattr(sys, "argv", ["ask.py", "runs/names", "杜甫 went to Rome !"])
+    importlib.import_module("ask").main()
+    found = json.loads(capsys.readouterr().out)["entities"]
     assert [(entity["text"], entity["label"]) for entity in found] == [("杜甫", "PER"), ("Rome", "LOC")]
+
+
+def test_a_pretrained_encoder_is_the_beginning(task):
+    pretrained = make_config("masked_lm", "transformer", "tiny")
+    pretrained.network.embedding_dim, pretrained.network.feedforward_dim = 8, 16
+    pretrained = make_task(validate(pretrained), task.tokenizer)
+    arrays = {name: weight.numpy() for name, weight in named_weights(pretrained.model).items()}
+    start = Start("runs/encoder", pretrained.config, lambda: task.tokenizer, arrays)
+    config = make_config("tagging", "transformer", "finetune")
+    config.labels.labels = ["LOC", "PER"]
+    tagger = make_task(validate(adopt(config, start.config)), task.tokenizer)
+    lines = start_weights(tagger, start)
+    assert lines[1] == "new: crf/transitions, score/kernel, score/bias"
+    x = {"token_ids": np.array([[2, 7, 8, 3]]), "segment_ids": np.zeros((1, 4), int)}
+    np.testing.assert_allclose(tagger.model.encoder(x), pretrained.model.encoder(x), atol=1e-6)
+    assert [len(answer["text"]) for answer in tagger.ask([{"text": ""}])] == [0]
