@@ -55,8 +55,8 @@ class ModelConfig:
     """Normalisation of a Transformer block."""
     norm_first: bool = True
     """Normalise before (GPT-2 and later) or after (2017, BERT) each part of a block."""
-    activation: Literal["gelu", "relu", "swiglu"] = "gelu"
-    """Inside the feed-forward part."""
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu"
+    """Inside the feed-forward part. "gelu_tanh" is the approximation that GPT-2 was trained with."""
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
     context_length: int = 256
@@ -75,6 +75,32 @@ class ModelConfig:
     """Word vectors that the embedding starts from: a run of train_word_vectors.py, or a word2vec or GloVe file."""
     freeze_embeddings: bool = False
     """Keep the embedding as the word vectors have it."""
+    scale_embedding: bool = True
+    """Transformer language models: multiply the embedding's vectors by the root of their width."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance in a Transformer's normalisations."""
+    head_dim: int = 0
+    """Width of an attention head; 0 means embedding_dim / num_heads."""
+    qkv_bias: bool = True
+    """Biases of the queries', keys' and values' projection."""
+    output_bias: bool = True
+    """Bias of the projection behind the attention."""
+    feedforward_bias: bool = True
+    """Biases of the feed-forward part."""
+    qk_norm: bool = False
+    """Normalise every head's queries and keys (root mean square), as Qwen3 does."""
+    rotary_base: float = 10000.0
+    """Rotary positions: the slowest pair turns once in 2π times this many tokens."""
+    rotary_scaling: Literal["none", "linear", "llama3"] = "none"
+    """How rotary positions were stretched for longer texts: not, all alike, or the slow ones only (Llama 3.1)."""
+    rotary_factor: float = 1.0
+    """By how much they were stretched."""
+    rotary_low_frequency_factor: float = 1.0
+    """llama3: pairs that turn less often than this in rotary_original_length tokens are stretched in full."""
+    rotary_high_frequency_factor: float = 4.0
+    """llama3: pairs that turn more often than this are left as they are."""
+    rotary_original_length: int = 8192
+    """llama3: the context length before stretching."""
 
 
 @dataclasses.dataclass
@@ -253,7 +279,7 @@ def validate(config: Config) -> Config:
             "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
             f"Received: window_stride={lengths.window_stride}, window_length={lengths.window_length}."
         )
-    if config.model == "transformer" and network.embedding_dim % network.num_heads:
+    if config.model == "transformer" and not network.head_dim and network.embedding_dim % network.num_heads:
         raise UserError(
             "embedding_dim must be a multiple of num_heads. "
             f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
