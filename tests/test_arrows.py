@@ -28,6 +28,7 @@ ARROWS = {
     "training": LEAVES | {"models", "tasks", "run", "vectors"},
     "export": LEAVES | {"models", "tasks", "run", "hub"},
     "serving": LEAVES | {"models", "tasks", "run"},
+    "checkpoints": LEAVES | {"models", "tasks", "run"},
     "command_line": set(),
     "__init__": {"run"},
 }
