@@ -23,12 +23,14 @@ SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption kn
 class TokenizerConfig:
     """How text becomes ids."""
 
-    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words"] = "wordpiece"
-    """Which tokenizer is trained on the user's text. Reading needs byte offsets: wordpiece or characters."""
+    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words", "byte_pair"] = "wordpiece"
+    """Which tokenizer is trained on the user's text. Reading needs byte offsets: any but sentencepiece."""
     vocabulary_size: int = 8000
     """Upper limit; a small text gives fewer pieces."""
     unicode_policy: Literal["identity", "nfc", "nfkc", "lowercase"] = "identity"
     """The one unicode policy. "lowercase" also strips accents; a reader's answers stay as written in the source."""
+    prompt_start: bool = True
+    """causal_lm: a prompt begins with the start id, as documents do. An imported checkpoint says what it was made for."""
 
 
 @dataclasses.dataclass
@@ -292,7 +294,7 @@ def validate(config: Config) -> Config:
     if config.kind == "reading" and config.text.tokenizer == "sentencepiece":
         raise UserError(
             "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
-            "Use wordpiece or characters."
+            "Use wordpiece, characters, words or byte_pair."
         )
     if config.kind == "reading" and training.label_smoothing:
         raise UserError(
@@ -303,7 +305,7 @@ def validate(config: Config) -> Config:
     if config.kind == "closed_book" and config.text.tokenizer in ("wordpiece", "words"):
         raise UserError(
             f"A closed-book model needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
-            "Use sentencepiece or characters."
+            "Use sentencepiece, characters or byte_pair."
         )
     if network.freeze_embeddings and not network.vectors:
         raise UserError(
@@ -358,10 +360,10 @@ def _validate_masked_lm(config: Config) -> None:
 
 def _validate_span_corruption(config: Config) -> None:
     masking, length = config.masking, config.network.context_length
-    if config.text.tokenizer not in ("sentencepiece", "characters"):
+    if config.text.tokenizer not in ("sentencepiece", "characters", "byte_pair"):
         raise UserError(
             f"Span corruption writes text and needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
-            "Use sentencepiece or characters."
+            "Use sentencepiece, characters or byte_pair."
         )
     # More would leave fewer visible tokens than spans to keep apart.
     if not 0 < masking.mask_share <= 0.5:

@@ -20,7 +20,7 @@ from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.saved_model import save
 from keras_llm.generation import decode
-from keras_llm.hub.encoders import make_encoder, splitting_of
+from keras_llm.hub.encoders import make_encoder, splitting_of_family
 from keras_llm.hub.preset import open_preset
 from keras_llm.hub.writing import CausalLM, Seq2SeqLM
 from keras_llm.tasks.base import Signature
@@ -290,7 +290,7 @@ def test_tokenizers_that_are_no_graph(tmp_path):
     with pytest.raises(UserError, match="MistralTekkenTokenizer.*Python function"):
         make_encoder(tokenizer, tmp_path)
     with pytest.raises(UserError, match="FalconTokenizer"):
-        splitting_of("FalconTokenizer", tmp_path)
+        splitting_of_family("FalconTokenizer", tmp_path)
 
 
 def test_sentence_pieces_are_kerashubs(tmp_path):
@@ -309,14 +309,14 @@ def test_sentence_pieces_are_kerashubs(tmp_path):
 def test_how_a_tokenizer_splits_is_read_from_the_folder(tmp_path):
     for name, splitting in SPLITTINGS.items():
         (tmp_path / "tokenizer.json").write_text(hub_presets.train_byte_pair(name).to_str())
-        assert splitting_of("FalconTokenizer", tmp_path) == splitting
+        assert splitting_of_family("FalconTokenizer", tmp_path) == splitting
     (tmp_path / "tokenizer.json").write_text(
         '{"pre_tokenizer": {"type": "ByteLevel", "use_regex": true}, "normalizer": {"type": "NFC"}, "model": {}}'
     )
-    assert splitting_of("GPTNeoXTokenizer", tmp_path).normal_form == "nfc"
+    assert splitting_of_family("GPTNeoXTokenizer", tmp_path).normal_form == "nfc"
     (tmp_path / "tokenizer.json").write_text('{"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "x"}}}')
     with pytest.raises(UserError, match='"Regex": "x"'):
-        splitting_of("GPT2Tokenizer", tmp_path)
+        splitting_of_family("GPT2Tokenizer", tmp_path)
 
 
 def test_lengths_must_fit(tmp_path):

@@ -19,7 +19,8 @@ class Tokenizer(tf.Module):
     """Text to ids (and byte offsets), ids to text.
 
     Everything runs in the graph with operations the stock TF Serving binary links; as a `tf.Module` it takes its
-    tables into a SavedModel. Invalid UTF-8 is read as U+FFFD. Ids 0 to 3 mean the same in every tokenizer. Special
+    tables into a SavedModel. Invalid UTF-8 is read as U+FFFD. Ids 0 to 3 mean the same in every tokenizer that is trained
+    here; those of pretrained models set `pad_id`, `unknown_id`, `start_id` and `end_id` of their own. Special
     tokens in user text (`[SEP]`, `</s>`) are ordinary characters: no text gives their ids.
 
     A subclass defines `kind`, `reversible`, `has_offsets`, `vocabulary_file`, `train`, `_from_bytes`, `tokens`,
@@ -37,6 +38,11 @@ class Tokenizer(tf.Module):
     vocabulary_file: str
     pad_id, unknown_id, start_id, end_id = 0, 1, 2, 3
     special_ids = 4  # ids below this are special; tokenizers of checkpoints say which in `all_special_ids`
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a text when they are written, `end_id` first; pretrained models may have several."""
+        return (self.end_id,)
 
     def __init__(self, vocabulary: bytes, vocabulary_size: int, unicode_policy: str):
         super().__init__(name=self.kind)
