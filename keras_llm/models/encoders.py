@@ -113,8 +113,6 @@ class LSTMEncoder(keras.layers.Layer):
     Reference: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
 
-    attention = None  # it has none to show
-
     def __init__(self, vocabulary_size, config: ModelConfig, segments=False, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size, self.config = vocabulary_size, config
