@@ -117,7 +117,7 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        for name, weight in _named(task.model).items():
+        for name, weight in named_weights(task.model).items():
             file.create_dataset(name, data=keras.ops.convert_to_numpy(weight.value))
         file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
     # Not `getbuffer`: where writing fails, its view lives on in the traceback, and Python 3.12 crashes when it collects that.
@@ -153,7 +153,7 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         )
     if hasattr(task.model, "from_arrays"):  # an n-gram model: what was counted decides its shapes
         task.model = task.model.from_arrays(arrays)
-    named = _named(task.model)
+    named = named_weights(task.model)
     wanted = {name: tuple(weight.shape) for name, weight in named.items()}
     stored = {name: array.shape for name, array in arrays.items()}
     if wanted != stored:
@@ -192,7 +192,7 @@ def load(path: str | Path, weights: str = "best") -> Task:
     return task
 
 
-def _named(model) -> dict:
+def named_weights(model) -> dict:
     """Weights by their path below the model, whose own name Keras numbers within a process.
 
     What a training carries from batch to batch belongs to its state, not to the weights.
