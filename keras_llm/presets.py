@@ -35,6 +35,16 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "network": {"embedding_dim": 96, "num_layers": 2, "num_heads": 4, "feedforward_dim": 192, "dropout": 0.0},
             "training": {"epochs": 60, "batch_size": 16, "learning_rate": 2e-3},
         },
+        ("classification", "lstm"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2, "pooling": "max"},
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 3e-3},
+        },
+        ("classification", "transformer"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
+        },
         ("causal_lm", "ngram"): {"network": {"order": 3}},
         ("causal_lm", "feedforward"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
@@ -91,7 +101,33 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
         },
     },
+    # For models that start from pretrained ones, whose shape they take.
+    "finetune": {
+        (kind, model): {
+            "network": {"dropout": 0.1},
+            "training": {
+                "epochs": 3,
+                "batch_size": 32,
+                "learning_rate": 1e-4 if model == "transformer" else 1e-3,
+                "schedule": "linear",
+                "warmup": 0.1,
+                "beta_2": 0.999,
+            },
+        }
+        for kind in ("classification", "reading")
+        for model in ("lstm", "transformer")
+    },
     "small": {
+        ("classification", "lstm"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.4, "pooling": "max"},
+            "training": {"epochs": 6, "batch_size": 64, "learning_rate": 1e-3, "beta_2": 0.999},
+        },
+        ("classification", "transformer"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "num_layers": 2, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.3},
+            "training": {"epochs": 6, "batch_size": 64, "learning_rate": 5e-4, "beta_2": 0.999},
+        },
         ("causal_lm", "ngram"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
             "network": {"order": 5},

@@ -5,6 +5,7 @@ runs/reader/
   config.json           every setting
   tokenizer/            the tokenizer's own files
   prepared/             training arrays (ids), memory-mapped
+  first.weights.h5      of a fine-tuned model: before the first step
   model.weights.h5      the best weights by the task's own metric
   last.weights.h5       the newest weights
   state/last.npz        exact state for --resume: weights, optimizer, random generators, step
@@ -125,11 +126,11 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         temporary.write_bytes(content.getvalue())
 
 
-def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
-    """Reads what `save_weights` wrote into a task of the same shape.
+def read_weights(path: Path) -> tuple[dict, dict]:
+    """What `save_weights` wrote: the facts beside the weights (`tokenizer`, `settings`), and the arrays by name.
 
     Raises:
-        UserError: the file is missing, broken, of another shape or trained with another tokenizer.
+        UserError: the file is missing, broken or something else.
     """
     import h5py
 
@@ -146,6 +147,16 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a weights file of keras_llm, or is damaged ({error}). Train anew.") from error
+    return facts, arrays
+
+
+def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
+    """Reads what `save_weights` wrote into a task of the same shape.
+
+    Raises:
+        UserError: the file is missing, broken, of another shape or trained with another tokenizer.
+    """
+    facts, arrays = read_weights(path)
     if facts["tokenizer"] != tokenizer_hash:
         raise UserError(
             f"{path} was trained with another tokenizer than the one beside it "

@@ -64,7 +64,7 @@ texts = st.lists(
 )
 HARD = ["", " ", "  lead and trail  ", "\n\r\n\t", "a\0b", "▁", "▁ ▁▁", "\ue001\ue000▁", "".join(TRICKY), "a" * 300]
 HARD += ["语言模型是什么？", "What is a language model?", "ｆｕｌｌ　ｗｉｄｔｈ！", "𠮷野家😀", "x\ufeff"]
-KINDS = sorted(TOKENIZERS)
+KINDS = sorted(kind for kind in TOKENIZERS if kind != "bert")  # which is not trained: see test_text_bert.py
 REVERSIBLE = sorted(kind for kind in KINDS if TOKENIZERS[kind].reversible)
 WITH_OFFSETS = sorted(kind for kind in KINDS if TOKENIZERS[kind].has_offsets)
 _trained = {}

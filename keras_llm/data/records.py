@@ -13,13 +13,15 @@ class ReaderReport:
     """What a reader met.
 
     Args:
-        read: questions found in the files.
+        noun: what is read.
+        read: how many of them were found in the files.
         kept: records returned.
         mended: answers whose offset was wrong and whose text stands elsewhere in the context.
         merged: repeated questions whose answers `read_pairs` added to the first one's.
         skipped: `(where, why)` of every question, and every single answer, that was left out.
     """
 
+    noun: str = "questions"
     read: int = 0
     kept: int = 0
     mended: int = 0
@@ -32,11 +34,11 @@ class ReaderReport:
 
     def lines(self, most: int = 10) -> list[str]:
         """The report for printing; of `skipped` the first `most`."""
-        lines = [f"questions read: {self.read}, kept: {self.kept}"]
+        lines = [f"{self.noun} read: {self.read}, kept: {self.kept}"]
         if self.mended:
             lines.append(f"answers found beside their offset and mended: {self.mended}")
         if self.merged:
-            lines.append(f"repeated questions merged into the first: {self.merged}")
+            lines.append(f"repeated {self.noun} merged into the first: {self.merged}")
         if self.skipped:
             lines.append(f"skipped: {len(self.skipped)}")
             lines += [f"  {where}: {why}" for where, why in self.skipped[:most]]

@@ -43,7 +43,7 @@ class TransformerMaskedLanguageModel(keras.Model):
         width, policy = config.embedding_dim, {"dtype": self.dtype_policy}
         self.encoder = TransformerEncoder(vocabulary_size, config, segments=next_sentence, name="encoder", **policy)
         self.transform = Linear(width, name="transform", **policy)
-        self.transform_norm = normalisation(config.norm, name="transform_norm", **policy)
+        self.transform_norm = normalisation(config.norm, epsilon=config.norm_epsilon, name="transform_norm", **policy)
         if next_sentence:
             self.pool = keras.layers.Dense(width, activation="tanh", name="pool", **policy)
             self.judge = keras.layers.Dense(2, name="judge", **policy)

@@ -2,6 +2,7 @@
 
 from keras_llm.tasks.base import Task
 from keras_llm.tasks.causal_lm import CausalLM
+from keras_llm.tasks.classification import Classification
 from keras_llm.tasks.closed_book import ClosedBook
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
@@ -13,6 +14,7 @@ TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
+    "classification": Classification,
 }
 
 

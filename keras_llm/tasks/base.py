@@ -220,12 +220,14 @@ class Task(Answering):
         monitor: the metric of `evaluate` that decides which weights are best.
         monitor_mode: "max" where more of it is better, else "min".
         token_features: the prepared features that are counted as tokens.
+        predicts: the output of `answer` that is kept as a prediction.
         settings: small values found while training that belong to the weights, e.g. a threshold.
     """
 
     monitor: str
     monitor_mode = "max"
     token_features: tuple[str, ...]
+    predicts = "answer"
 
     def __init__(
         self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None
@@ -246,8 +248,23 @@ class Task(Answering):
 
     # What a subclass gives
 
-    def read(self, paths) -> tuple[list[dict], Any]:
+    @staticmethod
+    def read_files(paths, config: Config) -> tuple[list[dict], Any]:
         """Files -> records, and a report of what could not be used, with `lines()`, `skipped` and `mended`."""
+        raise NotImplementedError
+
+    def read(self, paths) -> tuple[list[dict], Any]:
+        """`read_files` with the task's own config."""
+        return self.read_files(paths, self.config)
+
+    @staticmethod
+    def fitted(config: Config, records: list[dict]) -> Config:
+        """The config with what the training records decide, e.g. the names of labels."""
+        return config
+
+    @staticmethod
+    def texts(records: Iterable[dict]) -> Iterable[str]:
+        """The texts of records that a tokenizer is trained on."""
         raise NotImplementedError
 
     def bundled(self) -> list[dict]:

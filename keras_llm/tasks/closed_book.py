@@ -27,7 +27,7 @@ class ClosedBook(Generating, QuestionAnswering):
     token_features = ("source_ids", "target_ids")
 
     @staticmethod
-    def read(paths):
+    def read_files(paths, config):
         from keras_llm.data.readers import read_pairs
 
         return read_pairs(paths)

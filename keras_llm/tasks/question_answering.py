@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from keras_llm.tasks.base import Task
 
 
@@ -17,11 +15,6 @@ class QuestionAnswering(Task):
     # Counts Chinese by character and Latin by word: right for both languages, and for data that mixes them.
     monitor = "cmrc_f1"
     length_feature: str
-
-    @staticmethod
-    def texts(records: Iterable[dict]) -> Iterable[str]:
-        """The texts a tokenizer is trained on."""
-        raise NotImplementedError
 
     def bundled(self):
         from keras_llm.data.bundled import bundled

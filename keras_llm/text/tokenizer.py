@@ -37,7 +37,7 @@ class Tokenizer(tf.Module):
     has_offsets: bool
     vocabulary_file: str
     pad_id, unknown_id, start_id, end_id = 0, 1, 2, 3
-    special_ids = 4  # ids below this are special
+    special_ids = 4  # ids below this are special; tokenizers of checkpoints say which in `all_special_ids`
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -108,9 +108,12 @@ class Tokenizer(tf.Module):
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(ids))
         ids = tf.cast(ids, tf.int32)
-        return self._decode(
-            tf.ragged.boolean_mask(ids, (ids >= self.special_ids) & (ids < self.vocabulary_size)),
-        )
+        return self._decode(tf.ragged.boolean_mask(ids, self._speaks(ids) & (ids < self.vocabulary_size)))
+
+    @property
+    def all_special_ids(self) -> frozenset[int]:
+        """Ids that are no text: padding, unknown, start, end and others like them."""
+        return frozenset(range(self.special_ids))
 
     def tokens(self) -> list[str]:
         """The V pieces in the order of their ids, printable: for tables and the embedding projector."""
@@ -175,6 +178,10 @@ class Tokenizer(tf.Module):
     @classmethod
     def _from_bytes(cls, vocabulary: bytes, unicode_policy: str) -> Tokenizer:
         raise NotImplementedError
+
+    def _speaks(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Whether an id is text: int32 -> bool `[B, (n)]`."""
+        return ids >= self.special_ids
 
     def _encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Normalised text, string `[B]` -> int32 `[B, (n)]`."""
