@@ -21,7 +21,7 @@ ARROWS = {
     "models": {"layers"},
     "tasks": LEAVES | {"models"},
     "run": LEAVES | {"models", "tasks"},
-    "hub": LEAVES | {"models", "tasks"},
+    "hub": LEAVES | {"models", "tasks", "checkpoints"},
     "evaluate": LEAVES | {"models", "tasks", "run"},
     "generate": LEAVES | {"models", "tasks", "run"},
     "compare": LEAVES | {"models", "tasks", "run", "training"},

@@ -1,5 +1,5 @@
-"""BERT's checkpoints (Devlin et al. 2018, https://arxiv.org/abs/1810.04805), and those of its shape: Chinese BERT and RoBERTa with
-whole-word masking (https://arxiv.org/abs/1906.08101), MiniLM, and sentence encoders made of them.
+"""BERT's checkpoints (Devlin et al. 2018, https://arxiv.org/abs/1810.04805), and those of its shape: Chinese BERT and
+RoBERTa with whole-word masking (https://arxiv.org/abs/1906.08101), MiniLM, and sentence encoders made of them.
 
 With the head that fills gaps a checkpoint becomes a run of kind masked_lm, without it one of kind embedding.
 """
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_llm.checkpoints.decoders import refuse_misfit
 from keras_llm.checkpoints.described import Described
 from keras_llm.checkpoints.files import Checkpoint
-from keras_llm.checkpoints.sentence_encoders import read_pooling
+from keras_llm.checkpoints.sentence_encoders import read_pooling, write_pooling
 from keras_llm.checkpoints.table import Entry, dense, linear, same
 from keras_llm.checkpoints.wordpieces import read_word_pieces, write_word_pieces
 from keras_llm.config import Config, MaskingConfig, ModelConfig, TokenizerConfig
@@ -58,8 +59,12 @@ def read_config(described: dict, folder: Path) -> Config:
     values.must("tie_word_embeddings", True)
     for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
         values.must(name, False)
-    values.ignore("attention_probs_dropout_prob", "classifier_dropout", "directionality", "output_past", "max_seq_length")
-    values.ignore(*(f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type")))
+    values.ignore(
+        "attention_probs_dropout_prob", "classifier_dropout", "directionality", "output_past", "max_seq_length"
+    )
+    values.ignore(
+        *(f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type"))
+    )
     values.finish()
     names = set(map(CANONICAL, Checkpoint(folder)))
     if "cls.predictions.transform.dense.weight" in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,14 @@ def read_word_pieces(folder: Path, config: Config) -> BertTokenizer:
         }
     else:
         raise UserError(
-            f"{folder} must have its vocab.txt or tokenizer.json. Received: neither. Fetch the checkpoint again, with all its small "
-            "files."
+            f"{folder} must have its vocab.txt or tokenizer.json. Received: neither. "
+            "Fetch the checkpoint again, with all its small files."
         )
     size = config.text.vocabulary_size
     if len(vocabulary) != size:
         raise UserError(
-            f"{folder}: the vocabulary must be as large as the embedding. Received: {len(vocabulary)} pieces, vocab_size = {size} in "
-            "config.json. One of the files is another checkpoint's, or not all of it."
+            f"{folder}: the vocabulary must be as large as the embedding. Received: {len(vocabulary)} pieces, "
+            f"vocab_size = {size} in config.json. One of the files is another checkpoint's, or not all of it."
         )
     tokenizer = BertTokenizer(vocabulary, **how, tokens=tokens, others=sorted(set(others) - set(tokens.values())))
     if tokenizer.pad_id != 0:
@@ -62,7 +61,8 @@ def write_word_pieces(folder: Path, tokenizer, length: int) -> None:
 
     Args:
         folder: where they go.
-        tokenizer: a `BertTokenizer`; or a `WordPieceTokenizer`, whose Unicode differs from Hugging Face's for very rare characters.
+        tokenizer: a `BertTokenizer`; or a `WordPieceTokenizer`, whose Unicode differs from Hugging Face's for very rare
+            characters.
         length: the most tokens a model reads.
     """
     vocabulary = list(tokenizer._tokens)
@@ -142,8 +142,8 @@ def _of_tokenizer_json(path: Path) -> tuple[list[str], dict[str, Any], list[str]
     odd = [name for name, fit in fits.items() if not fit]
     if odd:
         raise UserError(
-            f"{path} must be a tokenizer of BERT: WordPiece, BertNormalizer, BertPreTokenizer. Received: another {', '.join(odd)}, e.g. "
-            f"{json.dumps(described.get(odd[0], model.get(odd[0])), ensure_ascii=False)[:200]}. Choose another checkpoint."
+            f"{path} must be a tokenizer of BERT: WordPiece, BertNormalizer, BertPreTokenizer. Received: another "
+            f"{', '.join(odd)}. Choose another checkpoint."
         )
     ids = dict(model["vocab"])
     added = []

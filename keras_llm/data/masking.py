@@ -35,6 +35,9 @@ class SpecialIds:
         return np.delete(np.arange(vocabulary_size), [self.start, self.end, self.mask, *self.others])
 
 
+SPECIAL_IDS = SpecialIds()
+
+
 def predictions_of(length: int, share: float) -> int:
     """P: the most tokens that are predicted in a row of T = `length`.
 
@@ -54,7 +57,7 @@ def mask_tokens(
     most: int,
     vocabulary_size: int,
     random: np.random.Generator,
-    special: SpecialIds = SpecialIds(),
+    special: SpecialIds = SPECIAL_IDS,
 ) -> dict[str, np.ndarray]:
     """Hides whole words, drawn at random until `share` of a row's ordinary tokens are hidden (at least one).
 

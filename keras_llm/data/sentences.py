@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_llm.config import MaskingConfig
 from keras_llm.data.batches import Steps, in_pools
-from keras_llm.data.masking import SpecialIds, mask_tokens, predictions_of
+from keras_llm.data.masking import SPECIAL_IDS, SpecialIds, mask_tokens, predictions_of
 from keras_llm.data.prepared import Prepared
 from keras_llm.errors import UserError
 
@@ -82,7 +82,7 @@ class MaskedSentences(Steps):
         masking: MaskingConfig,
         seed: int = 0,
         multiple: int = 8,
-        special: SpecialIds = SpecialIds(),
+        special: SpecialIds = SPECIAL_IDS,
     ):
         self.special = special
         self.ids, self.starts_word = prepared.features["token_ids"], prepared.features["starts_word"]

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from keras_llm.data.masking import SpecialIds
+from keras_llm.data.masking import SPECIAL_IDS, SpecialIds
 from keras_llm.errors import UserError
 from keras_llm.tasks.base import encode
 from keras_llm.tasks.filling import EVALUATED_AT_ONCE, EVALUATION_SEED, MARK, PREPARED_AT_ONCE, SHOWN, Filling
@@ -201,7 +201,7 @@ class MaskedLM(Filling):
                     "The special ids of a checkpoint's vocabulary are known to its tokenizer, which needs TensorFlow. Received: "
                     f"tokenizer={self.config.text.tokenizer} without TensorFlow. Install it."
                 )
-            return SpecialIds()
+            return SPECIAL_IDS
         framing = tokenizer.start_id, tokenizer.end_id, tokenizer.mask_id
         return SpecialIds(*framing, tokenizer.all_special_ids - set(framing))
 
