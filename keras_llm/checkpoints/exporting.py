@@ -68,7 +68,7 @@ def without_scale(config: Config, weights: Mapping[str, np.ndarray]) -> tuple[Co
     A matrix that serves as embedding and head, and is scaled as embedding only, becomes two.
     """
     network, weights = config.network, dict(weights)
-    if not network.scale_embedding:
+    if config.kind != "causal_lm" or not network.scale_embedding:
         return config, weights
     embeddings = weights["embedding/embeddings"]
     if network.tied:

@@ -51,7 +51,7 @@ def read_pooling(folder: Path, config: Config) -> Config:
     pooling, normalise = pooling_of(folder)
     path = folder / "sentence_bert_config.json"
     settings = read_json(path) if path.exists() else {}
-    longest = settings.get("max_seq_length") or 0
+    longest, context = settings.get("max_seq_length") or 0, config.network.context_length
     path = folder / "config_sentence_transformers.json"
     prompt = (read_json(path) if path.exists() else {}).get("default_prompt_name")
     if prompt:
@@ -62,7 +62,7 @@ def read_pooling(folder: Path, config: Config) -> Config:
     return dataclasses.replace(
         config,
         network=dataclasses.replace(config.network, pooling=pooling),
-        lengths=dataclasses.replace(config.lengths, max_text_length=min(longest, config.network.context_length)),
+        lengths=dataclasses.replace(config.lengths, max_text_length=longest if longest < context else 0),
         embedding=dataclasses.replace(config.embedding, normalise=normalise),
     )
 
