@@ -14,7 +14,7 @@ from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.config import validate  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
-from keras_llm.run import Run, load  # noqa: E402
+from keras_llm.run import load  # noqa: E402
 
 PIECES = word_pieces()
 TEXTS = ["What is a language model?", "什么是语言模型？", "Playing 🙂", "", "a " * 40]
@@ -117,10 +117,8 @@ def test_a_run_and_back(checkpoints, name, tmp_path):
     wanted = [task.tokenizer.encode([text]).to_list()[0] for text in TEXTS]
     assert tokenizer(TEXTS, add_special_tokens=False)["input_ids"] == wanted
     assert tokenizer("a", "is")["input_ids"] == [2, 7, 3, 6, 3] and tokenizer.mask_token_id == 4
-    import_checkpoint(tmp_path / "back", tmp_path / "run2", say=said.append)
-    # What the checkpoint said only with its files or not at all must have survived.
-    assert Run(tmp_path / "run2").config == Run(tmp_path / "run").config
-    assert load(tmp_path / "run2").ask([{"text": "a [MASK]"}]) == task.ask([{"text": "a [MASK]"}])
+    twice = open_checkpoint(tmp_path / "back")
+    assert twice.config == task.config and twice.tokenizer.fingerprint == task.tokenizer.fingerprint
 
 
 def test_an_imported_model_trains_on(checkpoints):

@@ -41,6 +41,7 @@ def micro_config(model="transformer", **settings):
     config.text.vocabulary_size = 200
     config.network = dataclasses.replace(MICRO, embedding_dim=16, context_length=24, dropout=0.0)
     config.training.batch_size, config.training.epochs, config.training.learning_rate = 6, 25, 1e-2
+    config.training.evaluate_every = 25
     for name, value in settings.items():
         setattr(config.embedding, name, value)
     return validate(config)
