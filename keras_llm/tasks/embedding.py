@@ -27,6 +27,7 @@ class Embedding(Task):
     inputs = ("text",)
     monitor = "mrr"
     token_features = ("token_ids", "pair_ids")
+    predicts = "embedding"
 
     def make_model(self, vocabulary_size, dtype):
         from keras_llm.models.sentence_encoder import SentenceEncoder
