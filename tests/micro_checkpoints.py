@@ -6,7 +6,13 @@ import torch
 import transformers
 from hub_presets import TEXTS, train_byte_pair
 
-SIZES = {"vocab_size": 432, "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
+SIZES = {
+    "vocab_size": 432,
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 4.0,
@@ -88,7 +94,11 @@ def save(name, folder, **saving):
             f"{begin} $A", f"{begin} $A {begin} $B", [(begin, tokenizer.token_to_id(begin))]
         )
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special[0], "clean_up_tokenization_spaces": False}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": special[0],
+        "clean_up_tokenization_spaces": False,
+    }
     if family != "Qwen2" and family != "Qwen3":
         settings["bos_token"] = special[0]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
