@@ -34,11 +34,13 @@ def export_checkpoint(run_dir: str | Path, folder: str | Path, say: Callable[[st
     >>> export_checkpoint("runs/gpt2", "gpt2-again")
     >>> transformers.AutoModelForCausalLM.from_pretrained("gpt2-again")
     """
+    import keras
+
     if Path(folder).exists():
         raise UserError(f"{folder} exists already. Choose another name or remove it.")
     task = load(run_dir)
     family = family_of(task.config)
-    weights = {name: np.asarray(weight.value) for name, weight in named_weights(task.model).items()}
+    weights = {name: keras.ops.convert_to_numpy(weight.value) for name, weight in named_weights(task.model).items()}
     config, weights = without_scale(task.config, weights)
     described = family.write_config(config, task.tokenizer)
     tensors = to_theirs(family.table(config, task.tokenizer.vocabulary_size), weights)

@@ -57,7 +57,7 @@ class BytePairs:
 class BytePairTokenizer(Tokenizer):
     """Byte-level byte-pair encoding (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; Radford et al. 2019) with the ids of
     the model it comes from. Nothing is unknown; a byte of a character that is no token of its own has the offsets of the whole
-    character.
+    character. The space that a word's token begins with is no part of its offsets.
 
     Args:
         pairs: see `BytePairs`.
@@ -138,7 +138,7 @@ class BytePairTokenizer(Tokenizer):
         try:
             pairs = BytePairs(**json.loads(vocabulary))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{cls.vocabulary_file} must describe byte pairs. Received: {error}. Restore it.") from None
+            raise UserError(f"{cls.vocabulary_file} must describe byte pairs. Received: {error}. Train anew.") from None
         return cls(pairs, unicode_policy)
 
     def tokens(self) -> list[str]:
@@ -188,6 +188,9 @@ class BytePairTokenizer(Tokenizer):
         starts = tf.where(is_space, starts, tf.gather(places, tf.gather(character, starts)))
         behind = tf.gather(places, tf.gather(character, tf.maximum(ends - 1, 0)) + 1)
         ends = tf.where(is_space, starts, behind)
+        # A word's place is without the space that its token begins with.
+        is_led = (tf.gather(tf.concat([bytes_, [0]], 0), starts) == ord(" ")) & (ends > starts + 1)
+        starts += tf.cast(is_led, tf.int32)
         return ids, ids.with_values(starts - first), ids.with_values(ends - first)
 
 
