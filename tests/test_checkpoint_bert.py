@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import minilm
 import numpy as np
 import pytest
 from hub_presets import word_pieces
@@ -219,3 +220,10 @@ def test_a_run_of_another_shape_has_no_hugging_face_form():
     config.network.positions = "rotary"
     with pytest.raises(UserError, match="positions=rotary"):
         bert.write_config(config, tokenizer)
+
+
+def test_minilm_as_sentence_transformers():
+    """A real checkpoint; KerasHub's numbers for it are in test_hub.py."""
+    task = open_checkpoint(minilm.folder())
+    assert (task.longest, task.config.network.pooling, task.config.embedding.normalise) == (256, "mean", True)
+    np.testing.assert_allclose(task.vectors(minilm.TEXTS), minilm.vectors(), atol=1e-5)
