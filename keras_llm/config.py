@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keras_llm.errors import UserError
 
-Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption", "classification"]
+Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption", "classification", "embedding"]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
 
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
@@ -123,6 +123,8 @@ class LengthConfig:
     """Context tokens a reader sees at once."""
     window_stride: int = 128
     """Tokens two neighbouring windows share."""
+    max_text_length: int = 0
+    """embedding: longer texts lose their end; 0: as many tokens as context_length."""
 
 
 @dataclasses.dataclass
@@ -157,6 +159,20 @@ class LabelConfig:
     """"balanced": rare labels count more, in inverse proportion to their number."""
     focal_gamma: float = 0.0
     """Above 0: examples that are easy already count less (focal loss); 2 is usual."""
+
+
+@dataclasses.dataclass
+class EmbeddingConfig:
+    """How texts become vectors (kind embedding), and how that is learned from pairs."""
+
+    normalise: bool = True
+    """Vectors have length 1: their products are cosines."""
+    temperature: float = 0.05
+    """Cosines are divided by this before the softmax over the batch: the smaller, the more the nearest wrong texts count."""
+    negatives: int = 1
+    """Of each pair's wrong texts, where the data has any, so many are learned from at once."""
+    positive_score: float = 1.0
+    """Of scored pairs those of at least this score are learned from."""
 
 
 @dataclasses.dataclass
@@ -245,7 +261,7 @@ class Config:
 
     kind: Kind = "reading"
     """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory, "causal_lm" writes on,
-    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels."""
+    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "embedding" makes vectors."""
     model: Architecture = "transformer"
     """The network behind it."""
     preset: str = "small"
@@ -259,6 +275,7 @@ class Config:
     network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+    embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
@@ -366,6 +383,8 @@ def validate(config: Config) -> Config:
         _validate_language_model(config)
     if config.kind == "classification":
         _validate_classification(config)
+    if config.kind == "embedding":
+        _validate_embedding(config)
     if config.kind == "masked_lm":
         _validate_masked_lm(config)
     if config.kind == "span_corruption":
@@ -413,6 +432,23 @@ def _validate_classification(config: Config) -> None:
         raise UserError(
             "Focal loss and label smoothing pull in opposite directions: use one of them. "
             f"Received: focal_gamma={labels.focal_gamma}, label_smoothing={config.training.label_smoothing}."
+        )
+
+
+def _validate_embedding(config: Config) -> None:
+    embedding, longest, context = config.embedding, config.lengths.max_text_length, config.network.context_length
+    if embedding.temperature <= 0:
+        raise UserError(f"temperature must be greater than 0. Received: {embedding.temperature}. 0.05 is usual.")
+    if embedding.negatives < 0:
+        raise UserError(f"negatives must not be negative. Received: {embedding.negatives}. Use 0 to leave them out.")
+    if longest and not 2 < longest <= context:
+        raise UserError(
+            f"max_text_length must be above 2, at most context_length, or 0. Received: {longest}, context_length={context}."
+        )
+    if config.training.label_smoothing:
+        raise UserError(
+            "Contrastive learning has one right text in a batch: label_smoothing must be 0. "
+            f"Received: {config.training.label_smoothing}."
         )
 
 

@@ -53,11 +53,14 @@ def export_checkpoint(run_dir: str | Path, folder: str | Path, say: Callable[[st
 
 def family_of(config: Config):
     """The module of the family that a run's network may have the form of."""
-    if (config.kind, config.model) != ("causal_lm", "transformer"):
+    kinds = {"masked_lm": "bert", "embedding": "bert"}
+    kinds["causal_lm"] = "gpt2" if config.network.positions == "learned" else "llama"
+    if config.kind not in kinds or config.model != "transformer":
         raise UserError(
-            f"Language models with a Transformer have a Hugging Face form. Received: kind={config.kind}, model={config.model}."
+            f"Transformers of kind {', '.join(kinds)} have a Hugging Face form. Received: kind={config.kind}, "
+            f"model={config.model}."
         )
-    name = "gpt2" if config.network.positions == "learned" else "llama"
+    name = kinds[config.kind]
     return importlib.import_module(f"keras_llm.checkpoints.{name}")
 
 
@@ -67,7 +70,7 @@ def without_scale(config: Config, weights: Mapping[str, np.ndarray]) -> tuple[Co
     A matrix that serves as embedding and head, and is scaled as embedding only, becomes two.
     """
     network, weights = config.network, dict(weights)
-    if not network.scale_embedding:
+    if config.kind != "causal_lm" or not network.scale_embedding:
         return config, weights
     embeddings = weights["embedding/embeddings"]
     if network.tied:

@@ -81,14 +81,15 @@ def to_ours(
         shapes: path -> shape of every weight of the model.
         canonical: a tensor's name in the file -> the name in the table (other prefixes, older names).
         tied: tensors that a file may repeat -> the tensor they must equal.
-        ignored: regular expressions of names that are no weights (`.*position_ids`, attention masks).
+        ignored: regular expressions of names, as they are in the file, that may be without a place: what is no weight
+            (`.*position_ids`, attention masks), or belongs to a head that no kind has.
 
     Raises:
         UserError: a tensor is missing, left over, of another shape, or a repeated one differs; it is named.
     """
     tied = tied or {}
     table = list(table)
-    names = {canonical(name): name for name in tensors if not any(re.fullmatch(part, name) for part in ignored)}
+    names = {canonical(name): name for name in tensors}
     wanted = {name: shape for entry in table for name, shape in _their_shapes(entry, shapes[entry.ours])}
     where = getattr(tensors, "folder", "The checkpoint")
     missing = [name for name in wanted if name not in names]
@@ -97,7 +98,11 @@ def to_ours(
             f"{where} must have every tensor that its config.json asks for. Missing: {_list(missing)}. "
             "Fetch the checkpoint again, or mend config.json."
         )
-    leftover = [names[name] for name in names if name not in wanted and name not in tied]
+    leftover = [
+        names[name]
+        for name in names
+        if name not in wanted and name not in tied and not any(re.fullmatch(part, names[name]) for part in ignored)
+    ]
     if leftover:
         raise UserError(
             f"{where} must have no tensor without a place in the model. Left over: {_list(leftover)}. "

@@ -70,6 +70,18 @@ def adopt(config: Config, start: Config) -> Config:
     return dataclasses.replace(config, text=text, network=dataclasses.replace(config.network, **shape))
 
 
+def go_on(config: Config, start: Config) -> Config:
+    """What a sentence encoder that is trained on keeps where the user says nothing else: pooling, and its longest text."""
+    if not config.kind == start.kind == "embedding":
+        return config
+    return dataclasses.replace(
+        config,
+        network=dataclasses.replace(config.network, pooling=start.network.pooling),
+        lengths=dataclasses.replace(config.lengths, max_text_length=start.lengths.max_text_length),
+        embedding=dataclasses.replace(config.embedding, normalise=start.embedding.normalise),
+    )
+
+
 def start_weights(task, start: Start) -> list[str]:
     """Gives a model's weights the values of those with the same path; what the task adds, its heads, stays as it is.
 
