@@ -52,7 +52,7 @@ class Arguments:
     embedding: EmbeddingConfig
     training: TrainingConfig
     start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
-    """scratch, or a run directory whose tokenizer, shape and weights are the beginning."""
+    """scratch, or a run directory or a checkpoint's folder, whose tokenizer, shape and weights are the beginning."""
     eval_data: tuple[Path, ...] = ()
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None
