@@ -12,6 +12,7 @@ import tyro
 
 from keras_llm.command_line import config_of, named, parse, recommended, run_script, seconds, with_settings
 from keras_llm.config import (
+    EmbeddingConfig,
     FieldConfig,
     LabelConfig,
     LengthConfig,
@@ -22,7 +23,7 @@ from keras_llm.config import (
 )
 
 SCRATCH = "scratch"
-KINDS = ("classification", "tagging", "reading")
+KINDS = ("classification", "tagging", "reading", "embedding")
 
 
 @dataclasses.dataclass
@@ -32,11 +33,12 @@ class Labels(LabelConfig):
 
 @dataclasses.dataclass
 class Arguments:
-    task: Literal["classification", "tagging", "reading"]
-    """What is learned: labels of texts or of pairs; entities in texts; answers in a context."""
+    task: Literal["classification", "tagging", "reading", "embedding"]
+    """What is learned: labels of texts or of pairs; entities in texts; answers in a context; vectors of texts, from pairs that
+    belong together."""
     data: tuple[Path, ...]
-    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; tagging: CoNLL columns,
-    JSON lines with offsets; reading: SQuAD JSON."""
+    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; tagging: CoNLL columns, JSON
+    lines with offsets; reading: SQuAD JSON; embedding: pairs of texts in TSV, CSV or JSON lines."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
     model: Literal["lstm", "transformer"]
@@ -48,9 +50,10 @@ class Arguments:
     text: TokenizerConfig
     network: ModelConfig
     lengths: LengthConfig
+    embedding: EmbeddingConfig
     training: TrainingConfig
     start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
-    """scratch, or a run directory whose tokenizer, shape and weights are the beginning."""
+    """scratch, or a run directory or a checkpoint's folder, whose tokenizer, shape and weights are the beginning."""
     eval_data: tuple[Path, ...] = ()
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None
@@ -68,7 +71,7 @@ class Arguments:
 
 
 def main():
-    from keras_llm.training.start import adopt, started
+    from keras_llm.training.start import adopt, go_on, started
 
     given = list(sys.argv[1:])
     kind, source = named(given, "task"), named(given, "from")
@@ -81,7 +84,7 @@ def main():
     base.start = source or SCRATCH
     base.labels = Labels(**vars(base.labels))
     if start:
-        base = adopt(base, start)
+        base = go_on(adopt(base, start), start)
     arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
     config = config_of(arguments, arguments.task)
     config.labels = LabelConfig(**vars(config.labels))

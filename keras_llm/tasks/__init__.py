@@ -4,6 +4,7 @@ from keras_llm.tasks.base import Task
 from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.classification import Classification
 from keras_llm.tasks.closed_book import ClosedBook
+from keras_llm.tasks.embedding import Embedding
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
 from keras_llm.tasks.span_corruption import SpanCorruption
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "span_corruption": SpanCorruption,
     "classification": Classification,
     "tagging": Tagging,
+    "embedding": Embedding,
 }
 
 

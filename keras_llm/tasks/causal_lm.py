@@ -46,18 +46,20 @@ class CausalLM(Generating, DocumentTask):
     def drawn_inputs(self, records):
         import tensorflow as tf
 
-        return {"token_ids": self.encode_document(tf.constant([encode(records[0]["text"][:SHOWN])])).numpy()}
+        return {"token_ids": self.encode_document(tf.constant([encode(records[0]["text"][:SHOWN])]))[0].numpy()}
 
     # string -> ids
 
     def encode_document(self, text):
-        """string [B] -> int32 [B, T]: start id, the text's ids, end id, padding."""
+        """string [B] -> int32 [B, T]: start id, the text's ids, end id, padding; and how long each is without that."""
         import tensorflow as tf
 
         ids, tokenizer = tf.cast(self.tokenizer.encode(text), tf.int32), self.tokenizer
         rows = tf.shape(text)[0]
         begin, end = (tf.fill([rows, 1], special) for special in (tokenizer.start_id, tokenizer.end_id))
-        return tf.concat([begin, ids, end], axis=1).to_tensor(default_value=tokenizer.pad_id, shape=[None, None])
+        ids = tf.concat([begin, ids, end], axis=1)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        return ids.to_tensor(default_value=tokenizer.pad_id, shape=[None, None]), lengths
 
     def batches(self, prepared, multiple):
         from keras_llm.data.streams import Lanes, Windows
@@ -95,9 +97,9 @@ class CausalLM(Generating, DocumentTask):
         from keras_llm.text.unicode import sanitise
 
         text, tokenizer = sanitise(text), self.tokenizer
-        ids = self.encode_document(text)
+        ids, lengths = self.encode_document(text)
         scores = self.model.log_probs(ids)
-        real = ids[:, 1:] != tokenizer.pad_id
+        real = tf.sequence_mask(lengths - 1, tf.shape(ids)[1] - 1)  # padding may be the end id, too
         unknown_bytes = tf.zeros(tf.shape(text), tf.float64)
         if tokenizer.has_offsets:
             pieces, starts, ends = tokenizer.encode_with_offsets(text)
@@ -150,7 +152,9 @@ class CausalLM(Generating, DocumentTask):
 
         tokenizer = self.tokenizer
         ids = tf.cast(tokenizer.encode(text), tf.int32)
-        start = tf.fill([tf.shape(text)[0], 1], tokenizer.start_id)
+        # A text of nothing begins with the start id in any case: something must be before the first token.
+        starts = tf.cast((ids.row_lengths() == 0) | self.config.text.prompt_start, ids.row_splits.dtype)
+        start = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], tokenizer.start_id), starts)
         ids = tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         prompt = ids.to_tensor(default_value=tokenizer.pad_id)
@@ -164,8 +168,9 @@ class CausalLM(Generating, DocumentTask):
             "step": self.model.step,
             "start_ids": tf.gather(prompt, shortest - 1, axis=1),
             "state": self.model.start(prompt[:, : tf.maximum(shortest - 1, 1)], shortest - 1, width + length),
-            "end_id": tokenizer.end_id,
-            "pad_id": tokenizer.pad_id,
+            "end_id": tokenizer.end_ids if len(tokenizer.end_ids) > 1 else tokenizer.end_id,
+            # Fills what follows the end. It must be no token of a text, and the end never is one.
+            "pad_id": tokenizer.end_id,
             "max_length": length,
             "forced": Forced(prompt[:, shortest:], lengths - shortest),
         }
