@@ -52,7 +52,9 @@ def test_chinese_bleu_is_over_characters():
     assert "|tok:zh|" in signatures["bleu"]
     # By words, the first sentence is one word and wrong.
     assert evaluate_texts(predictions, references, "en")[0]["bleu"] < scores["bleu"]
-    assert evaluate_texts(["一模一样的句子。"], [["一模一样的句子。"]])[0] == pytest.approx(dict.fromkeys(METRICS, 100.0))
+    assert evaluate_texts(["一模一样的句子。"], [["一模一样的句子。"]])[0] == pytest.approx(
+        dict.fromkeys(METRICS, 100.0)
+    )
 
 
 def test_the_language_follows_from_the_references():

@@ -18,6 +18,7 @@ class ReaderReport:
         mended: answers whose offset was wrong and whose text stands elsewhere in the context.
         merged: repeated questions whose answers `read_pairs` added to the first one's.
         skipped: `(where, why)` of every question, and every single answer, that was left out.
+        noun: what the examples are called.
     """
 
     read: int = 0
@@ -25,6 +26,7 @@ class ReaderReport:
     mended: int = 0
     merged: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    noun: str = "questions"
 
     def facts(self) -> dict[str, int]:
         """What is kept with metrics."""
@@ -32,7 +34,7 @@ class ReaderReport:
 
     def lines(self, most: int = 10) -> list[str]:
         """The report for printing; of `skipped` the first `most`."""
-        lines = [f"questions read: {self.read}, kept: {self.kept}"]
+        lines = [f"{self.noun} read: {self.read}, kept: {self.kept}"]
         if self.mended:
             lines.append(f"answers found beside their offset and mended: {self.mended}")
         if self.merged:
