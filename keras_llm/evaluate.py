@@ -11,7 +11,6 @@ from keras_llm import files
 from keras_llm.data.prepared import fingerprint
 from keras_llm.errors import UserError
 from keras_llm.run import Run, load
-from keras_llm.tasks.question_answering import QuestionAnswering
 
 
 def evaluate_run(
@@ -28,7 +27,7 @@ def evaluate_run(
         run_dir: a run directory.
         data: files that the task's reader understands.
         output: where to write the metrics as JSON, with the data's hash, the config and the time.
-        predictions: of question answering: where to write {question id: answer}, the form the SQuAD and CMRC scripts read.
+        predictions: of tasks with targets: where to write {id: answer}, the form the SQuAD and CMRC scripts read.
         weights: "best" or "last".
         say: receives what is told to the user.
 
@@ -36,8 +35,10 @@ def evaluate_run(
         What `output` gets.
     """
     task = load(run_dir, weights)
-    if predictions and not isinstance(task, QuestionAnswering):
-        raise UserError(f"--predictions are answers to questions. Received: a {task.kind} run. Leave it out.")
+    if predictions and not task.has_targets:
+        raise UserError(
+            f"--predictions are answers to examples with targets. Received: a {task.kind} run. Leave it out."
+        )
     records, report = task.read(data)
     for line in report.lines():
         say(line)
@@ -47,6 +48,7 @@ def evaluate_run(
     run = Run(run_dir)
     result = {
         "metrics": metrics,
+        "notes": task.metric_notes,
         "settings": task.settings,
         "run": Path(run_dir).name,
         "weights": weights,
@@ -66,8 +68,9 @@ def evaluate_run(
     if output:
         files.write_json(output, result)
         say(f"Written: {output}")
+    for name, note in task.metric_notes.items():
+        say(f"{name}: {note}")
     if predictions:
-        answers = task.ask(records)
-        files.write_json(predictions, {r["id"]: a["answer"] for r, a in zip(records, answers, strict=True)})
+        files.write_json(predictions, task.predictions(records))
         say(f"Written: {predictions}")
     return result

@@ -3,8 +3,10 @@
 from keras_llm.tasks.base import Task
 from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.closed_book import ClosedBook
+from keras_llm.tasks.generation import Generation
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
+from keras_llm.tasks.seq2seq import Seq2Seq
 from keras_llm.tasks.span_corruption import SpanCorruption
 
 TASKS: dict[str, type[Task]] = {
@@ -13,6 +15,8 @@ TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
+    "seq2seq": Seq2Seq,
+    "generation": Generation,
 }
 
 

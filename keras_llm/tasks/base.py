@@ -130,6 +130,22 @@ class Answering:
             self._traces[key] = tf.function(function, autograph=False).get_concrete_function(**signature)
         return self._traces[key]
 
+    def traced(self, method, *signature):
+        """The graph of a method that is no way to ask, made once for each task: evaluations come again and again.
+
+        Args:
+            method: takes tensors.
+            signature: their specs; none: as they come.
+        """
+        import tensorflow as tf
+
+        key = method.__name__
+        if key not in self._traces:
+            self._traces[key] = tf.function(
+                method, input_signature=signature or None, autograph=False, reduce_retracing=True
+            )
+        return self._traces[key]
+
     def ask(
         self,
         records: Iterable[dict[str, Any]],
@@ -219,12 +235,15 @@ class Task(Answering):
         inputs: names of the string inputs of `answer`.
         monitor: the metric of `evaluate` that decides which weights are best.
         monitor_mode: "max" where more of it is better, else "min".
+        has_targets: records have ids and targets, and there are `predictions` for them.
         token_features: the prepared features that are counted as tokens.
         settings: small values found while training that belong to the weights, e.g. a threshold.
+        metric_notes: what repeating the metrics of the last `evaluate` takes, by metric: e.g. sacreBLEU's signature.
     """
 
     monitor: str
     monitor_mode = "max"
+    has_targets = False
     token_features: tuple[str, ...]
 
     def __init__(
@@ -236,6 +255,7 @@ class Task(Answering):
         size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
         policy = keras.dtype_policies.get(precision or config.training.precision)
         super().__init__(config.kind, tokenizer, self.make_model(size, policy))
+        self.metric_notes: dict[str, str] = {}
         self.model(self.example_inputs())
 
     def make_model(self, vocabulary_size: int, dtype):
@@ -248,7 +268,12 @@ class Task(Answering):
 
     def read(self, paths) -> tuple[list[dict], Any]:
         """Files -> records, and a report of what could not be used, with `lines()`, `skipped` and `mended`."""
-        raise NotImplementedError
+        return self.read_with(self.config, paths)
+
+    @classmethod
+    def read_with(cls, config: Config, paths) -> tuple[list[dict], Any]:
+        """As `read`, before there is a task; a class whose reader has settings overrides this one instead."""
+        return cls.read(paths)
 
     def bundled(self) -> list[dict]:
         """Records from our own small data, to ask where the user names no file."""
@@ -260,6 +285,10 @@ class Task(Answering):
 
     def answers_table(self, records: list[dict]) -> tuple[list[str], list[list[str]]]:
         """What is shown of the answers to a few records while training: columns and rows."""
+        raise NotImplementedError
+
+    def predictions(self, records: list[dict]) -> dict[str, Any]:
+        """id -> the answer that `evaluate` judges, where records have targets: what `evaluate.py --predictions` writes."""
         raise NotImplementedError
 
     def drawn_inputs(self, records: list[dict]) -> dict[str, np.ndarray]:
@@ -289,7 +318,8 @@ class Task(Answering):
         raise NotImplementedError
 
     def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
-        """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
+        """The task's own metrics over records; `tune` is given while training: it may set `settings` (thresholds) from them,
+        and take a faster way."""
         raise NotImplementedError
 
     def loss(self):

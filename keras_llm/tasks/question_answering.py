@@ -16,6 +16,7 @@ class QuestionAnswering(Task):
 
     # Counts Chinese by character and Latin by word: right for both languages, and for data that mixes them.
     monitor = "cmrc_f1"
+    has_targets = True
     length_feature: str
 
     @staticmethod
@@ -29,12 +30,12 @@ class QuestionAnswering(Task):
         return self.read(bundled("dev"))[0]
 
     def batches(self, prepared, multiple):
-        from keras_llm.data.batches import Batches
+        from keras_llm.data.token_batches import bucketed
 
-        training = self.config.training
-        return Batches(
-            prepared, training.batch_size, training.seed, length_feature=self.length_feature, multiple=multiple
-        )
+        return bucketed(prepared, self.config.training, self.length_feature, self.token_features, multiple)
+
+    def predictions(self, records):
+        return {r["id"]: a["answer"] for r, a in zip(records, self.ask(records), strict=True)}
 
     def answers_table(self, records):
         rows = []

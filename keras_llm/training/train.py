@@ -51,14 +51,14 @@ def train_run(
     check_run_dir(run_dir, config, data_hash, resume)
     task_class = TASKS[config.kind]
     say(f"Reading {', '.join(map(str, data))}")
-    records, report = task_class.read(data)
+    records, report = task_class.read_with(config, data)
     for line in report.lines():
         say(f"  {line}")
     records = limit(records, max_examples, config.training.seed)
     evaluation = []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
-        evaluation, report = task_class.read(eval_data)
+        evaluation, report = task_class.read_with(config, eval_data)
         for line in report.lines():
             say(f"  {line}")
         evaluation = limit(evaluation, max_eval_examples, config.training.seed)
@@ -206,6 +206,8 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     for name, part in (("train", sample), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)
+    if task.metric_notes:
+        metrics["notes"] = task.metric_notes
     metrics["history"] = progress.history
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     files.write_json(run.metrics, metrics)
