@@ -35,6 +35,9 @@ class ClosedBook(EncoderDecoderTask, QuestionAnswering):
     def pair(record):
         return record["question"], record["answer"]
 
+    def prompted(self, text):
+        return text
+
     @property
     def source_limit(self):
         return self.config.lengths.max_question_length

@@ -13,7 +13,8 @@ PREPARED_AT_ONCE = 256  # records
 class EncoderDecoderTask(Generating, Task):
     """Trained by teacher forcing, decoded with a cache. `inputs` has one name.
 
-    Subclasses give what `Task` asks for, and what is named below.
+    Subclasses give what `Task` asks for, `prompted(text)`, string [B] -> string [B], what the model reads of a request, and what
+    is named below.
 
     Attributes:
         source_limit: tokens of a source that are read.
@@ -22,10 +23,6 @@ class EncoderDecoderTask(Generating, Task):
     length_feature = "target_ids"
     token_features = ("source_ids", "target_ids")
     source_limit: int
-
-    def prompted(self, text):
-        """string [B] -> string [B]: what the model reads of a request."""
-        return text
 
     @staticmethod
     def pair(record) -> tuple[str, str]:
