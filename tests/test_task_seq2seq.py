@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +12,17 @@ import tensorflow as tf
 import keras_llm
 from keras_llm.config import validate
 from keras_llm.errors import UserError
+from keras_llm.evaluate import evaluate_run
 from keras_llm.export import gates
 from keras_llm.export.saved_model import save
 from keras_llm.metrics.text import evaluate_texts
 from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
+from keras_llm.tasks.base import Answering
+from keras_llm.tasks.seq2seq import Seq2Seq
 from keras_llm.text import TOKENIZERS
 from keras_llm.training.train import train_run
 
-ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("a dog runs", "一只狗在跑。"),
     ("a cat runs", "一只猫在跑。"),
@@ -40,7 +41,7 @@ def micro(model, **training):
     network.num_layers, network.num_heads, network.dropout = 1, 2, 0.0
     config.lengths.max_source_length, config.lengths.max_answer_length = 24, 10
     config.writing.prompt, config.writing.num_beams = "zh: {text} =", 3
-    config.training.steps, config.training.evaluate_steps, config.training.batch_tokens = 200, 100, 400
+    config.training.steps, config.training.evaluate_steps, config.training.batch_tokens = 120, 120, 400
     config.training.learning_rate = 1e-2
     for name, value in training.items():
         setattr(config.training, name, value)
@@ -57,11 +58,22 @@ def files(tmp_path_factory):
     return [folder / "train.en", folder / "train.zh"], folder / "dev.jsonl"
 
 
-@pytest.fixture(scope="module", params=["lstm", "transformer"])
-def run(request, files, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param) / "run"
-    assert train_run(micro(request.param), directory, *[files[0], [files[1]]], say=lambda line: None) == 0
+@pytest.fixture(scope="module")
+def run(files, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("transformer") / "run"
+    assert train_run(micro("transformer"), directory, files[0], [files[1]], say=lambda line: None) == 0
     return directory
+
+
+def new_task(model, **lengths):
+    """With random weights."""
+    config = micro(model)
+    for name, value in lengths.items():
+        setattr(config.lengths, name, value)
+    task = make_task(config, TOKENIZERS["characters"].train([text for pair in PAIRS for text in pair], 400))
+    random = np.random.default_rng(0)
+    task.model.set_weights([random.normal(size=w.shape) for w in task.model.get_weights()])
+    return task
 
 
 def test_training_learns_to_translate(run):
@@ -74,8 +86,9 @@ def test_training_learns_to_translate(run):
     assert metrics["history"][-1]["bleu"] > 0
 
 
-def test_the_loss_is_that_of_the_targets_token_by_token(run):
-    task = keras_llm.load(run)
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_the_loss_is_that_of_the_targets_token_by_token(model):
+    task = new_task(model)
     source = tf.constant([[*task.tokenizer.encode(["zh: I read a book ="])[0].numpy(), 3]])
     target = [*task.tokenizer.encode(["我看书。"])[0].numpy(), 3]
     before, state, losses = 2, task.model.start(source, 12), []
@@ -84,13 +97,13 @@ def test_the_loss_is_that_of_the_targets_token_by_token(run):
         losses.append(-float(tf.nn.log_softmax(logits)[0, token]))
         before = token
     found = task.losses([{"id": "1", "text": "I read a book", "targets": ["我看书。", "other"]}])
-    assert found["loss"] == pytest.approx(np.mean(losses), abs=1e-4) and found["target_tokens"] == 5
-    assert found["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-4) and found["target_tokens"] == 5
+    assert found["perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-2)
 
 
-def test_evaluation_is_by_beams_and_greedy_while_training(run, files):
-    task = keras_llm.load(run)
-    task.config.writing.length_penalty = task.length_penalty = 0.5
+def test_evaluation_is_by_beams_and_greedy_while_training(files):
+    task = new_task("transformer")
+    task.length_penalty = 0.5
     records, _ = task.read([files[1]])
     asked = task.requests(records)
     beams = [task.ask_one(request, "beam")["answer"] for request in asked]  # its default penalty is the task's
@@ -112,21 +125,22 @@ def test_evaluation_is_by_beams_and_greedy_while_training(run, files):
     assert few["target_tokens"] == found["target_tokens"]
 
 
-def test_batches_and_single_requests_agree(run):
-    task = keras_llm.load(run)
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_batches_and_single_requests_agree(model):
+    task = new_task(model)
     texts = ["a dog runs", "", "龘🙂\0", "two cats sleep 🙂 " * 20, "I"]
-    for signature in task.signatures:
-        way = task.signatures[signature]
-        together = task.ask([way.example({"text": text}) for text in texts], signature=signature)
-        for text, found in zip(texts, together, strict=True):
-            alone = task.ask_one({"text": text}, signature)
-            assert alone["answer"] == found["answer"] and alone["score"] == pytest.approx(found["score"], abs=1e-4)
+    together = task.ask([{"text": text} for text in texts])
+    for text, found in zip(texts, together, strict=True):
+        alone = task.ask_one({"text": text})
+        assert alone["answer"] == found["answer"] and alone["score"] == pytest.approx(found["score"], abs=1e-4)
     columns, rows = task.answers_table([{"text": "a dog runs", "targets": ["x", "y"]}])
-    assert columns[2] == "target" and rows[0][2] == "x / y"
+    assert columns[2] == "target" and rows[0][1:3] == [together[0]["answer"], "x / y"]
     assert task.ask(task.requests(task.bundled()[:2]))[0]["score"] > 0
 
 
-def test_an_export_answers_in_another_process(run, tmp_path):
+def test_an_export_answers_in_another_process(run, tmp_path, monkeypatch):
+    """`sample` and `beam` are those of every writer, proven in test_export.py."""
+    monkeypatch.setattr(Seq2Seq, "signatures", Answering.signatures)
     task = keras_llm.load(run)
     save(task, tmp_path / "model")
     gates.check(tmp_path / "model")
@@ -144,46 +158,31 @@ def test_an_export_answers_in_another_process(run, tmp_path):
     assert found[len(texts) :] == pytest.approx([answer["score"] for answer in expected], abs=1e-4)
 
 
-def test_evaluate_and_ask_from_the_command_line(run, files, tmp_path):
-    def script(name, *arguments):
-        command = [sys.executable, str(ROOT / "scripts" / name), str(run), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    output, predictions = tmp_path / "metrics.json", tmp_path / "texts.json"
-    done = script("evaluate.py", "--data", files[1], "--output", output, "--predictions", predictions)
-    assert done.returncode == 0, done.stderr
+def test_what_evaluate_writes(run, files, tmp_path):
+    output, predictions, said = tmp_path / "metrics.json", tmp_path / "texts.json", []
+    evaluate_run(run, [files[1]], output, predictions, say=said.append)
     written = json.loads(predictions.read_text())
     targets = [[target, f"{target}！"] for _, target in PAIRS]
     expected, notes = evaluate_texts([written[str(i)] for i in range(len(PAIRS))], targets)
     result = json.loads(output.read_text())
     assert result["metrics"]["bleu"] == pytest.approx(expected["bleu"]) and result["notes"] == notes
-    assert notes["bleu"] in done.stdout
-    asked = script("ask.py", "a dog runs")
-    assert json.loads(asked.stdout)["answer"] == keras_llm.load(run).ask_one({"text": "a dog runs"})["answer"]
+    assert said[0] == "pairs read: 6, kept: 6" and any(notes["bleu"] in line for line in said)
     short = tmp_path / "short.zh"
     short.write_text("一\n")
-    refused = script("evaluate.py", "--data", files[0][0], short)
-    assert refused.returncode == 2 and "18 lines" in refused.stderr and "Traceback" not in refused.stderr
-
-
-def new_task(tokenizer="characters", **lengths):
-    config = micro("transformer")
-    config.text.tokenizer = tokenizer
-    for name, value in lengths.items():
-        setattr(config.lengths, name, value)
-    return make_task(config, TOKENIZERS[tokenizer].train([text for pair in PAIRS for text in pair], 400))
+    with pytest.raises(UserError, match="18 lines"):
+        evaluate_run(run, [files[0][0], short], say=said.append)
 
 
 def test_rows_that_are_learnt():
-    task = new_task(max_source_length=7, max_answer_length=4)
-    ids = {text: task.tokenizer.encode([text])[0].numpy().tolist() for text in ("zh: dog =", "好吗朋友们", "四个字的")}
+    task = new_task("transformer", max_source_length=7, max_answer_length=4)
+    ids = {text: task.tokenizer.encode([text])[0].numpy().tolist() for text in ("zh: dog =", "看书看书看", "一只猫狗")}
     rows = task.prepare(
-        [{"text": "dog", "targets": ["好吗朋友们", "second"]}, {"text": "dog", "targets": ["四个字的"]}]
+        [{"text": "dog", "targets": ["看书看书看", "second"]}, {"text": "dog", "targets": ["一只猫狗"]}]
     )
     cut, whole = rows
     assert cut["source_ids"].tolist() == [*ids["zh: dog ="][:7], 3]
-    assert cut["target_ids"].tolist() == [2, *ids["好吗朋友们"][:4]]  # it was cut and does not end there
-    assert whole["target_ids"].tolist() == [2, *ids["四个字的"], 3]
+    assert cut["target_ids"].tolist() == [2, *ids["看书看书看"][:4]]  # it was cut and does not end there
+    assert whole["target_ids"].tolist() == [2, *ids["一只猫狗"], 3]
     x, y, weights = task.split({"source_ids": cut["source_ids"][None], "target_ids": np.array([[2, 7, 3, 0]])})
     assert x["target_ids"].tolist() == [[2, 7, 3]] and y.tolist() == [[7, 3, 0]] and weights.tolist() == [[1, 1, 0]]
 
@@ -210,6 +209,6 @@ def test_settings_that_cannot_work_are_refused(section, values, message):
 
 def test_data_of_different_length_leaves_no_run(files, tmp_path):
     (tmp_path / "short.zh").write_text("一\n")
-    with pytest.raises(UserError, match=r"train.en with 18 lines, .*short.zh with 1 lines"):
+    with pytest.raises(UserError, match=r"train.en with 18 lines, .*short.zh with 1\."):
         train_run(micro("lstm"), tmp_path / "run", [files[0][0], tmp_path / "short.zh"], say=lambda line: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short.zh"]

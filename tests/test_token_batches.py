@@ -16,7 +16,9 @@ LENGTHS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)), min_size=1
 
 def prepared(lengths):
     """Row i: `a` and `b` of the given lengths, filled with i + 1; `b` is never empty."""
-    return in_memory({"a": np.full(a, i + 1, "int32"), "b": np.full(b, i + 1, "int32")} for i, (a, b) in enumerate(lengths))
+    return in_memory(
+        {"a": np.full(a, i + 1, "int32"), "b": np.full(b, i + 1, "int32")} for i, (a, b) in enumerate(lengths)
+    )
 
 
 @settings(deadline=None, max_examples=60)
