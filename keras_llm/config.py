@@ -6,6 +6,7 @@ kept in the run.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import json
@@ -13,7 +14,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keras_llm.errors import UserError
 
-Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption", "seq2seq", "generation"]
+Kind = Literal[
+    "reading",
+    "closed_book",
+    "causal_lm",
+    "masked_lm",
+    "span_corruption",
+    "classification",
+    "seq2seq",
+    "generation",
+]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
 
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
@@ -75,6 +85,10 @@ class ModelConfig:
     """Word vectors that the embedding starts from: a run of train_word_vectors.py, or a word2vec or GloVe file."""
     freeze_embeddings: bool = False
     """Keep the embedding as the word vectors have it."""
+    segments: bool = False
+    """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs."""
+    pooling: Literal["mean", "max", "first"] = "mean"
+    """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
 
 
 @dataclasses.dataclass
@@ -91,6 +105,43 @@ class LengthConfig:
     """Context tokens a reader sees at once."""
     window_stride: int = 128
     """Tokens two neighbouring windows share."""
+
+
+@dataclasses.dataclass
+class FieldConfig:
+    """Which column or key of files with examples holds what: its name, or its number from 1 in a file without header."""
+
+    text_field: str = ""
+    """The text; empty: the first of text, sentence, content, review … that is there."""
+    pair_field: str = ""
+    """The second text of a pair; empty: the first of pair, text_b, sentence2 … that is there, or none."""
+    label_field: str = ""
+    """The label or labels; empty: the first of label, labels, class, category … that is there."""
+    target_field: str = ""
+    """seq2seq, generation: what is to be written for the text; further fields after commas are accepted, too, where a record
+    has them; empty: the first of target, translation, summary, title … that is there."""
+
+
+@dataclasses.dataclass
+class LabelConfig:
+    """What is chosen from, and how much each choice counts while training."""
+
+    labels: list[str] = dataclasses.field(default_factory=list)
+    """Names of the labels, in the order of the outputs; empty: all that the training data has, sorted."""
+    label_names: str = ""
+    """File with the labels' names, one a line: the first is the name of label 0 of the data, and so on."""
+    multi_label: bool = False
+    """classification: a text may have several labels, or none."""
+    pair: bool = False
+    """classification: texts come in pairs; set by the training data."""
+    separator: str = ""
+    """classification: what stands between the levels of hierarchical labels, e.g. "/"; each level is scored, too."""
+    levels: int = 0
+    """classification: how many levels of hierarchical labels are learned; 0: all."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced": rare labels count more, in inverse proportion to their number."""
+    focal_gamma: float = 0.0
+    """Above 0: examples that are easy already count less (focal loss); 2 is usual."""
 
 
 @dataclasses.dataclass
@@ -140,10 +191,6 @@ class WritingConfig:
 
     prompt: str = "{text}"
     """What the model reads: "{text}" stands for the source (generation: for each prompt), e.g. "summarise: {text}"."""
-    source_field: str = ""
-    """Key or column of the sources, a column without a name by its number, from 1. Empty: a known name."""
-    target_field: str = ""
-    """The same for the targets; after commas further ones that are accepted, too, where there are any."""
     metric: Literal["bleu", "rouge", "exact", "loss"] = "bleu"
     """Which metric decides which weights are best: BLEU, ROUGE-L, exact match, or the mean loss of the targets' tokens."""
     target_language: Literal["auto", "en", "zh"] = "auto"
@@ -169,7 +216,7 @@ class TrainingConfig:
     batch_size: int = 32
     """Examples (for readers: windows) a step."""
     batch_tokens: int = 0
-    """Tokens a step, padding among them, as many examples as that is; 0: `batch_size` decides. Not for documents."""
+    """Tokens a step, padding among them, in place of batch_size; 0: batch_size (reading, closed_book, seq2seq, generation)."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"
@@ -178,6 +225,9 @@ class TrainingConfig:
     """Share of all steps in which the learning rate rises from zero."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay; embeddings, biases and normalisation are left out."""
+    beta_2: float = 0.98
+    """Adam's memory of squared gradients. Small batches of text need a longer one, 0.999: a rare word's row is else pushed as far
+    by the many steps without it as by the few with it."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
     ema: float = 0.0
@@ -202,12 +252,17 @@ class Config:
 
     kind: Kind = "reading"
     """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory, "causal_lm" writes on,
-    "masked_lm" and "span_corruption" fill gaps, "seq2seq" writes one text for another, "generation" responses to prompts."""
+    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "seq2seq" writes one text for another,
+    "generation" responses to prompts."""
     model: Architecture = "transformer"
     """The network behind it."""
     preset: str = "small"
     """Name of the recommended values this config started from."""
+    start: str = ""
+    """Fine-tuning: the run or checkpoint that tokenizer, shape and first weights came from; empty: from scratch."""
     corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)
+    fields: FieldConfig = dataclasses.field(default_factory=FieldConfig)
+    labels: LabelConfig = dataclasses.field(default_factory=LabelConfig)
     text: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
@@ -271,6 +326,7 @@ def validate(config: Config) -> Config:
         "ema": training.ema,
         "label_smoothing": training.label_smoothing,
         "warmup": training.warmup,
+        "beta_2": training.beta_2,
     }
     for name, value in shares.items():
         if not 0 <= value < 1:
@@ -321,6 +377,8 @@ def validate(config: Config) -> Config:
         _validate_language_model(config)
     if config.kind in ("seq2seq", "generation"):
         _validate_writing(config)
+    if config.kind == "classification":
+        _validate_classification(config)
     if config.kind == "masked_lm":
         _validate_masked_lm(config)
     if config.kind == "span_corruption":
@@ -354,6 +412,32 @@ def _validate_writing(config: Config) -> None:
         )
     if writing.max_judged < 0:
         raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")
+
+
+def _validate_classification(config: Config) -> None:
+    labels = config.labels
+    twice = [name for name, count in collections.Counter(labels.labels).items() if count > 1]
+    if twice:
+        raise UserError(f"A label has one place among the outputs. Received: {twice[0]!r} twice in labels.")
+    if labels.multi_label and labels.class_weights != "none":
+        raise UserError(
+            "class_weights are for texts with one label. Received: it with multi_label. Leave one of them out."
+        )
+    if labels.focal_gamma < 0 or labels.levels < 0:
+        raise UserError(
+            "focal_gamma and levels must not be negative. "
+            f"Received: focal_gamma={labels.focal_gamma}, levels={labels.levels}. Use 0 to switch them off."
+        )
+    if labels.levels and not labels.separator:
+        raise UserError(
+            f"levels counts the parts of labels between separators. Received: levels={labels.levels} without a separator. "
+            "Name it with --separator."
+        )
+    if labels.focal_gamma and config.training.label_smoothing:
+        raise UserError(
+            "Focal loss and label smoothing pull in opposite directions: use one of them. "
+            f"Received: focal_gamma={labels.focal_gamma}, label_smoothing={config.training.label_smoothing}."
+        )
 
 
 def _validate_masked_lm(config: Config) -> None:
@@ -439,6 +523,10 @@ def _checked(hint, base, value, where: str):
             choices = get_args(hint)
             close = nearest(str(value), choices)
             raise UserError(f"{where} is one of {', '.join(choices)}. Received: {value!r}.{close}")
+        return value
+    if get_origin(hint) is list:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"{where} must be a list of texts. Received: {value!r}.")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

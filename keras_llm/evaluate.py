@@ -11,6 +11,7 @@ from keras_llm import files
 from keras_llm.data.prepared import fingerprint
 from keras_llm.errors import UserError
 from keras_llm.run import Run, load
+from keras_llm.tasks.documents import DocumentTask
 
 
 def evaluate_run(
@@ -27,7 +28,7 @@ def evaluate_run(
         run_dir: a run directory.
         data: files that the task's reader understands.
         output: where to write the metrics as JSON, with the data's hash, the config and the time.
-        predictions: of tasks with targets: where to write {id: answer}, the form the SQuAD and CMRC scripts read.
+        predictions: where to write {id: answer or label}, for questions the form the SQuAD and CMRC scripts read.
         weights: "best" or "last".
         say: receives what is told to the user.
 
@@ -35,10 +36,8 @@ def evaluate_run(
         What `output` gets.
     """
     task = load(run_dir, weights)
-    if predictions and not task.has_targets:
-        raise UserError(
-            f"--predictions are answers to examples with targets. Received: a {task.kind} run. Leave it out."
-        )
+    if predictions and isinstance(task, DocumentTask):
+        raise UserError(f"--predictions belong to labelled data. Received: a {task.kind} run. Leave it out.")
     records, report = task.read(data)
     for line in report.lines():
         say(line)

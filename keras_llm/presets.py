@@ -12,6 +12,8 @@ GPT_LIKE = {"positions": "rotary", "norm": "rms", "activation": "gelu", "dropout
 
 BERT_LIKE = {"positions": "learned", "norm": "layer", "norm_first": False, "activation": "gelu", "dropout": 0.1}
 
+WRITERS = ("seq2seq", "generation")
+
 # A line feed tells where a prompt ends; comparing texts for all of a large set would take longer than an epoch.
 RESPONSES = {"prompt": "{text}\n", "metric": "loss", "max_judged": 200}
 
@@ -75,6 +77,16 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "writing": RESPONSES,
             "training": {"epochs": 30, "batch_size": 16, "learning_rate": 2e-3},
         },
+        ("classification", "lstm"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2, "pooling": "max"},
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 3e-3},
+        },
+        ("classification", "transformer"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
+        },
         ("causal_lm", "ngram"): {"network": {"order": 3}},
         ("causal_lm", "feedforward"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
@@ -131,7 +143,40 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
         },
     },
+    # For models that start from pretrained ones, whose shape they take.
+    "finetune": {
+        (kind, model): {
+            "network": {"dropout": 0.1},
+            **(
+                {"lengths": {"max_answer_length": 80}, "text": {"tokenizer": "sentencepiece"}}
+                if kind in WRITERS
+                else {}
+            ),
+            **({"writing": RESPONSES} if kind == "generation" else {}),
+            "training": {
+                "epochs": 3,
+                "batch_size": 32,
+                "learning_rate": 1e-4 if model == "transformer" else 1e-3,
+                "schedule": "linear",
+                "warmup": 0.1,
+                "beta_2": 0.999,
+            },
+        }
+        for kind in ("classification", "reading", *WRITERS)
+        for model in ("lstm", "transformer", "lstm_attention")
+        if kind == "generation" or model != "lstm_attention"
+    },
     "small": {
+        ("classification", "lstm"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.4, "pooling": "max"},
+            "training": {"epochs": 6, "batch_size": 64, "learning_rate": 1e-3, "beta_2": 0.999},
+        },
+        ("classification", "transformer"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "num_layers": 2, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.3},
+            "training": {"epochs": 6, "batch_size": 64, "learning_rate": 5e-4, "beta_2": 0.999},
+        },
         ("causal_lm", "ngram"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
             "network": {"order": 5},

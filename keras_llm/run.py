@@ -5,6 +5,7 @@ runs/reader/
   config.json           every setting
   tokenizer/            the tokenizer's own files
   prepared/             training arrays (ids), memory-mapped
+  first.weights.h5      of a fine-tuned model: before the first step
   model.weights.h5      the best weights by the task's own metric
   last.weights.h5       the newest weights
   state/last.npz        exact state for --resume: weights, optimizer, random generators, step
@@ -117,7 +118,7 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        for name, weight in _named(task.model).items():
+        for name, weight in named_weights(task.model).items():
             file.create_dataset(name, data=keras.ops.convert_to_numpy(weight.value))
         file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
     # Not `getbuffer`: where writing fails, its view lives on in the traceback, and Python 3.12 crashes when it collects that.
@@ -125,11 +126,11 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         temporary.write_bytes(content.getvalue())
 
 
-def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
-    """Reads what `save_weights` wrote into a task of the same shape.
+def read_weights(path: Path) -> tuple[dict, dict]:
+    """What `save_weights` wrote: the facts beside the weights (`tokenizer`, `settings`), and the arrays by name.
 
     Raises:
-        UserError: the file is missing, broken, of another shape or trained with another tokenizer.
+        UserError: the file is missing, broken or something else.
     """
     import h5py
 
@@ -146,6 +147,16 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a weights file of keras_llm, or is damaged ({error}). Train anew.") from error
+    return facts, arrays
+
+
+def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
+    """Reads what `save_weights` wrote into a task of the same shape.
+
+    Raises:
+        UserError: the file is missing, broken, of another shape or trained with another tokenizer.
+    """
+    facts, arrays = read_weights(path)
     if facts["tokenizer"] != tokenizer_hash:
         raise UserError(
             f"{path} was trained with another tokenizer than the one beside it "
@@ -153,7 +164,7 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         )
     if hasattr(task.model, "from_arrays"):  # an n-gram model: what was counted decides its shapes
         task.model = task.model.from_arrays(arrays)
-    named = _named(task.model)
+    named = named_weights(task.model)
     wanted = {name: tuple(weight.shape) for name, weight in named.items()}
     stored = {name: array.shape for name, array in arrays.items()}
     if wanted != stored:
@@ -192,7 +203,7 @@ def load(path: str | Path, weights: str = "best") -> Task:
     return task
 
 
-def _named(model) -> dict:
+def named_weights(model) -> dict:
     """Weights by their path below the model, whose own name Keras numbers within a process.
 
     What a training carries from batch to batch belongs to its state, not to the weights.

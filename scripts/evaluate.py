@@ -17,11 +17,11 @@ class Arguments:
     run: tyro.conf.Positional[Path]
     """Directory of the run."""
     data: tuple[Path, ...]
-    """Files with questions and true answers; for language models a corpus."""
+    """Files with questions and true answers, or labelled texts; for language models a corpus."""
     output: Path | None = None
     """JSON file for the metrics; without it they are only printed."""
     predictions: Path | None = None
-    """JSON file for the answers, question id to answer, as the SQuAD and CMRC scripts read it."""
+    """JSON file for the answers, id to answer or label; for questions as the SQuAD and CMRC scripts read it."""
     weights: Literal["best", "last"] = "best"
     """Which weights: best or last."""
 

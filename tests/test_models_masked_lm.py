@@ -51,7 +51,7 @@ def called(model, inputs):
 @pytest.mark.parametrize("name", MODELS)
 def test_heads_are_what_they_should_be_over_the_encoders_vectors(name):
     model, inputs = build(name), some()
-    states, found = array(model.encode(inputs)), called(model, inputs)
+    states, found = array(model.encoder(inputs)), called(model, inputs)
     picked = np.take_along_axis(states, inputs["mask_positions"][..., None], 1)
     erf = np.vectorize(math.erf)
     x = picked @ weight(model, "transform/kernel") + weight(model, "transform/bias")

@@ -77,9 +77,9 @@ def test_titles_by_number_of_the_column(write):
     assert pairs([path], "2", "1") == [("正文一", "标题一"), ("正文二", "标题二")]
     three = write("three.tsv", "国语\t古文\t今文")
     assert pairs([three], "2", "3") == [("古文", "今文")]
-    with pytest.raises(UserError, match=r"three.tsv:1: a table without known names.*--source-field"):
+    with pytest.raises(UserError, match=r"three.tsv:1: a table without known names.*--text-field"):
         read_parallel([three])
-    with pytest.raises(UserError, match=r"train.tsv:1: no such column, there are 2. Received: --source-field 2, .* 3"):
+    with pytest.raises(UserError, match=r"train.tsv:1: no such column, there are 2. Received: --text-field 2, .* 3"):
         read_parallel([path], "2", "3")
     with pytest.raises(UserError, match="number for all fields or for none"):
         read_parallel([path], "2", "title")
@@ -93,7 +93,7 @@ def test_named_columns(write):
     table = write("t.tsv", "key\ttitle\tother\tbody", "1\tt\to\tb")
     assert pairs([table]) == [("b", "t")]
     assert pairs([table], "other", "Title,key,missing") == [("o", "t", "1")]
-    with pytest.raises(UserError, match=r"t.tsv:1: .*key, title, other, body.*--source-field abstract"):
+    with pytest.raises(UserError, match=r"t.tsv:1: .*key, title, other, body.*--text-field abstract"):
         read_parallel([table], "abstract", "title")
     short = write("short.tsv", "source\ttarget", "a\tb", "only")
     with pytest.raises(UserError, match=r"short.tsv:3: every row must have 2 columns. Received: 1"):

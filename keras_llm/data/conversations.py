@@ -31,7 +31,7 @@ PROMPTS, RESPONSES, SYSTEM = ("user", "human"), ("assistant", "gpt", "bot", "mod
 
 
 def read_conversations(
-    paths: Sequence[str | Path], source_field: str = "", target_field: str = ""
+    paths: Sequence[str | Path], text_field: str = "", target_field: str = ""
 ) -> tuple[list[dict], ReaderReport]:
     """Reads what a language model is to answer, and how.
 
@@ -42,7 +42,7 @@ def read_conversations(
     - everything that `read_parallel` reads: single prompts with their responses.
 
     Args:
-        paths, source_field, target_field: as for `read_parallel`.
+        paths, text_field, target_field: as for `read_parallel`.
 
     Returns:
         Records `{"id": str, "turns": [str], "targets": [str]}`, prompts and responses in turn, and the accepted last responses,
@@ -72,7 +72,7 @@ def read_conversations(
                 continue
             claim(identifier, where, places)
             records.append({"id": identifier, "turns": turns, "targets": turns[-1:]})
-    for pairs, found in _single_turns([path for path in paths if path not in whole], source_field, target_field):
+    for pairs, found in _single_turns([path for path in paths if path not in whole], text_field, target_field):
         report.read += found.read
         report.skipped += found.skipped
         for record in pairs:
@@ -87,7 +87,7 @@ def read_conversations(
     return finish(records, report, paths)
 
 
-def _single_turns(paths: list[Path], source_field: str, target_field: str):
+def _single_turns(paths: list[Path], text_field: str, target_field: str):
     """(records as of `read_parallel`, report) of the files without messages."""
     yaml = [path for path in paths if suffix_of(path) in (".yml", ".yaml")]
     if yaml:
@@ -98,7 +98,7 @@ def _single_turns(paths: list[Path], source_field: str, target_field: str):
         )
     others = [path for path in paths if path not in yaml]
     if others:
-        yield read_parallel(others, source_field, target_field)
+        yield read_parallel(others, text_field, target_field)
 
 
 def _has_messages(path: Path) -> bool:

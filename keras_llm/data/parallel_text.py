@@ -31,11 +31,11 @@ TARGET_FIELDS = (
     *("target", "targets", "tgt", "translation", "summary", "title", "headline", "headlines", "subject"),
     *("response", "answer", "answers", "output", "译文", "摘要", "标题", "回答"),
 )
-NAME_THEM = "Name them: --source-field and --target-field, a name or the number of a column."
+NAME_THEM = "Name them: --text-field and --target-field, a name or the number of a column."
 
 
 def read_parallel(
-    paths: Sequence[str | Path], source_field: str = "", target_field: str = ""
+    paths: Sequence[str | Path], text_field: str = "", target_field: str = ""
 ) -> tuple[list[dict], ReaderReport]:
     """Reads sources with their targets: translations, summaries, titles, answers.
 
@@ -53,7 +53,7 @@ def read_parallel(
 
     Args:
         paths: the files; their forms may differ.
-        source_field: key or column of the source; a column without a name by its number, from 1. "": one of `SOURCE_FIELDS`.
+        text_field: key or column of the source; a column without a name by its number, from 1. "": one of `SOURCE_FIELDS`.
         target_field: the same for the target. After commas further fields may follow, whose texts are accepted, too, where a
             record has them: "subject,ann0,ann1".
 
@@ -76,7 +76,7 @@ def read_parallel(
     """
     paths = existing(paths)
     report, places, records = ReaderReport(noun="pairs"), {}, []
-    for where, identifier, text, targets in _pairs(paths, Fields(source_field, target_field)):
+    for where, identifier, text, targets in _pairs(paths, Fields(text_field, target_field)):
         text, targets = text.strip(), unique(target.strip() for target in targets)
         report.read += 1
         if not text or not targets:
@@ -100,7 +100,7 @@ class Fields:
     def __init__(self, source: str = "", target: str = ""):
         self.source = source.strip()
         self.target, *self.more = [part.strip() for part in target.split(",")]
-        self.given = f"--source-field {self.source or '(none)'}, --target-field {target or '(none)'}"
+        self.given = f"--text-field {self.source or '(none)'}, --target-field {target or '(none)'}"
         numbers = [field.isdecimal() for field in (self.source, self.target, *self.more)]
         if any(numbers) and not all(numbers):
             raise UserError(f"Columns are given by number for all fields or for none. Received: {self.given}.")

@@ -13,20 +13,20 @@ class ReaderReport:
     """What a reader met.
 
     Args:
-        read: questions found in the files.
+        noun: what is read.
+        read: how many of them were found in the files.
         kept: records returned.
         mended: answers whose offset was wrong and whose text stands elsewhere in the context.
         merged: repeated questions whose answers `read_pairs` added to the first one's.
         skipped: `(where, why)` of every question, and every single answer, that was left out.
-        noun: what the examples are called.
     """
 
+    noun: str = "questions"
     read: int = 0
     kept: int = 0
     mended: int = 0
     merged: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    noun: str = "questions"
 
     def facts(self) -> dict[str, int]:
         """What is kept with metrics."""
@@ -38,7 +38,7 @@ class ReaderReport:
         if self.mended:
             lines.append(f"answers found beside their offset and mended: {self.mended}")
         if self.merged:
-            lines.append(f"repeated questions merged into the first: {self.merged}")
+            lines.append(f"repeated {self.noun} merged into the first: {self.merged}")
         if self.skipped:
             lines.append(f"skipped: {len(self.skipped)}")
             lines += [f"  {where}: {why}" for where, why in self.skipped[:most]]

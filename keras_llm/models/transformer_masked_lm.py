@@ -7,16 +7,14 @@ import keras
 from keras import ops
 
 from keras_llm.config import ModelConfig
-from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from keras_llm.layers.linear import Linear
-from keras_llm.layers.transformer import TransformerBlock, gelu, normalisation
-
-PAD = 0
+from keras_llm.layers.transformer import gelu, normalisation
+from keras_llm.models.encoders import TransformerEncoder
 
 
 class TransformerMaskedLanguageModel(keras.Model):
-    """Embeddings of tokens, positions and segments, bidirectional Transformer blocks, a head that scores all tokens at the masks,
-    and one that says whether the second segment follows the first.
+    """A Transformer encoder, a head that scores all tokens at the masks, and one that says whether the second segment follows
+    the first.
 
     Args:
         vocabulary_size: V. Id 0 is padding.
@@ -43,34 +41,7 @@ class TransformerMaskedLanguageModel(keras.Model):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.next_sentence = vocabulary_size, config, next_sentence
         width, policy = config.embedding_dim, {"dtype": self.dtype_policy}
-        # Tokens and segments weigh the same. Behind a first norm their size does not matter, but learned positions are small.
-        vectors = {"scale": config.norm_first, **policy}
-        self.embedding = TokenEmbedding(vocabulary_size, width, name="embedding", **vectors)
-        self.positions = self.segments = None
-        if config.positions == "learned":
-            self.positions = LearnedPositions(config.context_length, width, name="positions", **policy)
-        elif config.positions == "sinusoidal":
-            self.positions = SinusoidalPositions(width, name="positions", **policy)
-        if next_sentence:
-            self.segments = TokenEmbedding(2, width, name="segments", **vectors)
-        self.blocks = [
-            TransformerBlock(
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                hidden_dim=width,
-                feedforward_dim=config.feedforward_dim,
-                activation=config.activation,
-                norm=config.norm,
-                norm_first=config.norm_first,
-                rotary=config.positions == "rotary",
-                dropout=config.dropout,
-                name=f"block_{i}",
-                **policy,
-            )
-            for i in range(config.num_layers)
-        ]
-        # Before the blocks where they normalise what leaves them, behind them where they normalise what enters.
-        self.norm = normalisation(config.norm, name="norm", **policy)
+        self.encoder = TransformerEncoder(vocabulary_size, config, segments=next_sentence, name="encoder", **policy)
         self.transform = Linear(width, name="transform", **policy)
         self.transform_norm = normalisation(config.norm, name="transform_norm", **policy)
         if next_sentence:
@@ -80,49 +51,30 @@ class TransformerMaskedLanguageModel(keras.Model):
 
     def build(self, input_shape=None):
         width = self.config.embedding_dim
-        shape = (None, None, width)
-        self.embedding.build()
+        self.encoder.build()
+        for layer in (self.transform, self.transform_norm):
+            layer.build((None, None, width))
         if self.next_sentence:
-            self.segments.build()
             self.pool.build((None, width))
             self.judge.build((None, width))
-        for layer in (self.positions, self.norm, self.transform, self.transform_norm, *self.blocks):
-            if layer is not None:
-                layer.build(shape)
         self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
 
     def call(self, inputs, training=None):
-        x = self.encode(inputs, training)
+        x = self.encoder(inputs, training=training)
         found = {"tokens": self._logits(x, inputs["mask_positions"])}
         if self.next_sentence:
             pooled = self.drop(self.pool(x[:, 0]), training=training)
             found["next"] = ops.cast(self.judge(pooled), "float32")
         return found
 
-    def encode(self, inputs, training=None):
-        """The tokens' vectors [B, T, D] after the last block; needs no "mask_positions"."""
-        x, mask = self._embed(inputs, training)
-        for block in self.blocks:
-            x = block(x, mask=mask, training=training)
-        return self.norm(x) if self.config.norm_first else x
+    @property
+    def embedding(self):
+        """The encoder's, which is the head of the tokens, too."""
+        return self.encoder.embedding
 
     def attention(self, inputs):
-        """Where the first example's tokens looked in the last block, mean of the heads: weights [T, T], names of the axes."""
-        x, mask = self._embed(inputs, False)
-        for block in self.blocks:
-            x, weights = block(x, mask=mask, return_weights=True)
-        return {"weights": ops.convert_to_numpy(ops.mean(weights[0], axis=0)), "axes": ("token_ids", "token_ids")}
-
-    def _embed(self, inputs, training):
-        ids = inputs["token_ids"]
-        x = self.embedding(ids)
-        if self.next_sentence:
-            x = x + self.segments(inputs["segment_ids"])
-        if self.positions is not None:
-            x = self.positions(x)
-        if not self.config.norm_first:
-            x = self.norm(x)
-        return self.drop(x, training=training), ops.not_equal(ids, PAD)
+        """What the encoder's last block looked at."""
+        return self.encoder.attention(inputs)
 
     def _logits(self, x, positions):
         """Scores of all tokens where the masks are, and nowhere else: [B, T, D], [B, P] -> float32 [B, P, V]."""

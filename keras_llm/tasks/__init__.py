@@ -2,6 +2,7 @@
 
 from keras_llm.tasks.base import Task
 from keras_llm.tasks.causal_lm import CausalLM
+from keras_llm.tasks.classification import Classification
 from keras_llm.tasks.closed_book import ClosedBook
 from keras_llm.tasks.generation import Generation
 from keras_llm.tasks.masked_lm import MaskedLM
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "span_corruption": SpanCorruption,
     "seq2seq": Seq2Seq,
     "generation": Generation,
+    "classification": Classification,
 }
 
 

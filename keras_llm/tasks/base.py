@@ -235,16 +235,16 @@ class Task(Answering):
         inputs: names of the string inputs of `answer`.
         monitor: the metric of `evaluate` that decides which weights are best.
         monitor_mode: "max" where more of it is better, else "min".
-        has_targets: records have ids and targets, and there are `predictions` for them.
         token_features: the prepared features that are counted as tokens.
+        predicts: the output of `answer` that is kept as a prediction.
         settings: small values found while training that belong to the weights, e.g. a threshold.
         metric_notes: what repeating the metrics of the last `evaluate` takes, by metric: e.g. sacreBLEU's signature.
     """
 
     monitor: str
     monitor_mode = "max"
-    has_targets = False
     token_features: tuple[str, ...]
+    predicts = "answer"
 
     def __init__(
         self, config: Config, tokenizer=None, vocabulary_size: int | None = None, precision: str | None = None
@@ -266,14 +266,24 @@ class Task(Answering):
 
     # What a subclass gives
 
-    def read(self, paths) -> tuple[list[dict], Any]:
+    @staticmethod
+    def read_files(paths, config: Config) -> tuple[list[dict], Any]:
         """Files -> records, and a report of what could not be used, with `lines()`, `skipped` and `mended`."""
-        return self.read_with(self.config, paths)
+        raise NotImplementedError
 
-    @classmethod
-    def read_with(cls, config: Config, paths) -> tuple[list[dict], Any]:
-        """As `read`, before there is a task; a class whose reader has settings overrides this one instead."""
-        return cls.read(paths)
+    def read(self, paths) -> tuple[list[dict], Any]:
+        """`read_files` with the task's own config."""
+        return self.read_files(paths, self.config)
+
+    @staticmethod
+    def fitted(config: Config, records: list[dict]) -> Config:
+        """The config with what the training records decide, e.g. the names of labels."""
+        return config
+
+    @staticmethod
+    def texts(records: Iterable[dict]) -> Iterable[str]:
+        """The texts of records that a tokenizer is trained on."""
+        raise NotImplementedError
 
     def bundled(self) -> list[dict]:
         """Records from our own small data, to ask where the user names no file."""
@@ -288,8 +298,9 @@ class Task(Answering):
         raise NotImplementedError
 
     def predictions(self, records: list[dict]) -> dict[str, Any]:
-        """id -> the answer that `evaluate` judges, where records have targets: what `evaluate.py --predictions` writes."""
-        raise NotImplementedError
+        """id -> what `evaluate` judges, for records with ids: what `evaluate.py --predictions` writes."""
+        answers = self.ask(self.requests(records))
+        return {record["id"]: answer[self.predicts] for record, answer in zip(records, answers, strict=True)}
 
     def drawn_inputs(self, records: list[dict]) -> dict[str, np.ndarray]:
         """The model's inputs for a picture of its attention to the first record."""

@@ -22,7 +22,7 @@ class ClosedBook(EncoderDecoderTask, QuestionAnswering):
     inputs = ("question",)
 
     @staticmethod
-    def read(paths):
+    def read_files(paths, config):
         from keras_llm.data.readers import read_pairs
 
         return read_pairs(paths)

@@ -11,10 +11,11 @@ class DocumentTask(Task):
     inputs = ("text",)
     monitor_mode = "min"
 
-    def read(self, paths):
+    @staticmethod
+    def read_files(paths, config):
         from keras_llm.data.corpus import evaluation_corpus
 
-        corpus = evaluation_corpus(paths, self.config.corpus)
+        corpus = evaluation_corpus(paths, config.corpus)
         return [{"text": document} for document in corpus], corpus.report
 
     def bundled(self):

@@ -34,11 +34,11 @@ class Generation(Continuing, Writing):
 
     length_feature = "token_ids"
 
-    @classmethod
-    def read_with(cls, config, paths):
+    @staticmethod
+    def read_files(paths, config):
         from keras_llm.data.conversations import read_conversations
 
-        return read_conversations(paths, config.writing.source_field, config.writing.target_field)
+        return read_conversations(paths, config.fields.text_field, config.fields.target_field)
 
     @staticmethod
     def texts(records):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from keras_llm.tasks.base import Task
 
 
@@ -16,13 +14,7 @@ class QuestionAnswering(Task):
 
     # Counts Chinese by character and Latin by word: right for both languages, and for data that mixes them.
     monitor = "cmrc_f1"
-    has_targets = True
     length_feature: str
-
-    @staticmethod
-    def texts(records: Iterable[dict]) -> Iterable[str]:
-        """The texts a tokenizer is trained on."""
-        raise NotImplementedError
 
     def bundled(self):
         from keras_llm.data.bundled import bundled
@@ -33,9 +25,6 @@ class QuestionAnswering(Task):
         from keras_llm.data.token_batches import bucketed
 
         return bucketed(prepared, self.config.training, self.length_feature, self.token_features, multiple)
-
-    def predictions(self, records):
-        return {r["id"]: a["answer"] for r, a in zip(records, self.ask(records), strict=True)}
 
     def answers_table(self, records):
         rows = []

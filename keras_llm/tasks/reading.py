@@ -36,7 +36,7 @@ class Reading(QuestionAnswering):
         self.settings = {"no_answer_threshold": ALWAYS_ANSWER}
 
     @staticmethod
-    def read(paths):
+    def read_files(paths, config):
         from keras_llm.data.readers import read_squad
 
         return read_squad(paths)

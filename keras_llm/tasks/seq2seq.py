@@ -19,11 +19,11 @@ class Seq2Seq(EncoderDecoderTask, Writing):
     [{'answer': '我喜欢书。', 'score': 0.93}]
     """
 
-    @classmethod
-    def read_with(cls, config, paths):
+    @staticmethod
+    def read_files(paths, config):
         from keras_llm.data.parallel_text import read_parallel
 
-        return read_parallel(paths, config.writing.source_field, config.writing.target_field)
+        return read_parallel(paths, config.fields.text_field, config.fields.target_field)
 
     @staticmethod
     def texts(records):

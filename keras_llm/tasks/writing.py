@@ -28,7 +28,6 @@ class Writing(Summing):
     """
 
     inputs = ("text",)
-    has_targets = True
     length_feature: str
 
     def __init__(self, config, tokenizer=None, vocabulary_size=None, precision=None):

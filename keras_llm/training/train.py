@@ -10,6 +10,9 @@ from keras_llm import files
 from keras_llm.config import Config, differences, to_json
 from keras_llm.errors import UserError
 from keras_llm.run import Run, load_weights, save_weights, write_manifest
+from keras_llm.training.start import open_start, start_weights
+
+FIRST_WEIGHTS = "first.weights.h5"  # of a fine-tuned model, before its first step
 
 
 def train_run(
@@ -48,17 +51,20 @@ def train_run(
     from keras_llm.tasks import TASKS
 
     run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data), max_examples)
-    check_run_dir(run_dir, config, data_hash, resume)
+    refuse_existing(run_dir, resume)
+    start = open_start(config.start) if config.start and not resume else None
     task_class = TASKS[config.kind]
     say(f"Reading {', '.join(map(str, data))}")
-    records, report = task_class.read_with(config, data)
+    records, report = task_class.read_files(data, config)
     for line in report.lines():
         say(f"  {line}")
     records = limit(records, max_examples, config.training.seed)
+    config = task_class.fitted(config, records)
+    check_run_dir(run_dir, config, data_hash, resume)
     evaluation = []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
-        evaluation, report = task_class.read_with(config, eval_data)
+        evaluation, report = task_class.read_files(eval_data, config)
         for line in report.lines():
             say(f"  {line}")
         evaluation = limit(evaluation, max_eval_examples, config.training.seed)
@@ -77,17 +83,23 @@ def train_run(
             prepare,
             data_hash,
             say,
+            start,
             examples=len(records),
         )
     sample = records[: len(evaluation) or 1000]
     return train_model(Run(run_dir), evaluation, sample, time_budget, save_seconds, say)
 
 
+def refuse_existing(run_dir: Path, resume: bool) -> None:
+    """Refuses a directory that exists, unless it is to be continued."""
+    if run_dir.exists() and not resume:
+        raise UserError(f"{run_dir} exists already. Give another --run, or --resume to continue it.")
+
+
 def check_run_dir(run_dir: Path, config: Config, data_hash: str, resume: bool) -> None:
     """Refuses a directory that exists without `resume`, and with it one that was begun with another config or other data."""
+    refuse_existing(run_dir, resume)
     if not resume:
-        if run_dir.exists():
-            raise UserError(f"{run_dir} exists already. Give another --run, or --resume to continue it.")
         return
     run = Run(run_dir)
     changed = differences(run.config, config)
@@ -103,7 +115,7 @@ def check_run_dir(run_dir: Path, config: Config, data_hash: str, resume: bool) -
         )
 
 
-def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None:
+def create_run(config, run_dir, texts, prepare, data_hash, say, start=None, **facts) -> None:
     """Everything up to the first step, written beside and renamed: a run directory is whole or not there.
 
     Args:
@@ -113,6 +125,7 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
         prepare: function (task, directory of the run) -> the prepared data, written to `prepared/` there.
         data_hash: of the data.
         say: receives what is told to the user.
+        start: what tokenizer and first weights come from (`keras_llm.training.start.Start`); None: from scratch.
         facts: for the manifest.
     """
     import keras
@@ -125,11 +138,18 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, **facts) -> None
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
         keras.utils.set_random_seed(config.training.seed)
-        say(f"Training a {config.text.tokenizer} tokenizer")
-        tokenizer = TOKENIZERS[config.text.tokenizer].train(
-            texts(), config.text.vocabulary_size, config.text.unicode_policy
-        )
+        if start:
+            tokenizer = start.tokenizer()
+        else:
+            say(f"Training a {config.text.tokenizer} tokenizer")
+            tokenizer = TOKENIZERS[config.text.tokenizer].train(
+                texts(), config.text.vocabulary_size, config.text.unicode_policy
+            )
         task = make_task(config, tokenizer)
+        if start:
+            for line in start_weights(task, start):
+                say(line)
+            save_weights(task, directory / FIRST_WEIGHTS, tokenizer.fingerprint)
         say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
         prepared = prepare(task, directory)
         write_manifest(directory, config, tokenizer, data=data_hash, rows=len(prepared), **facts)
@@ -164,7 +184,10 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     keras.utils.set_random_seed(config.training.seed)  # before the tokenizer, see above
     tokenizer = run.tokenizer()
     task = make_task(config, tokenizer)
-    start_embedding(task, fresh=not run.state.exists(), say=say)
+    fresh = not run.state.exists()
+    if fresh and (run.path / FIRST_WEIGHTS).exists():
+        load_weights(task, run.path / FIRST_WEIGHTS, tokenizer.fingerprint)
+    start_embedding(task, fresh=fresh, say=say)
     prepared = Prepared.open(run.prepared, run.manifest["data"])
     say(
         f"{task.model.count_params():,} parameters, {len(prepared):,} training rows, {len(evaluation):,} to evaluate on"

@@ -126,7 +126,7 @@ class Trainer:
             ),
             clip_norm=settings.clip_norm,
             weight_decay=settings.weight_decay,
-            beta_2=0.98,
+            beta_2=settings.beta_2,
             use_ema=settings.ema > 0,
             ema_momentum=settings.ema or 0.99,
         )

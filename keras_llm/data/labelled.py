@@ -1,0 +1,249 @@
+"""Labelled texts: tables (TSV, CSV), JSON lines, and lines that begin with their label."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from keras_llm.config import Config, FieldConfig, nearest
+from keras_llm.data.documents import existing, parse_json, read_text, short, string_of, unique
+from keras_llm.data.records import ReaderReport, finish
+from keras_llm.errors import UserError
+
+# Accepted names of columns and keys, the usual one first.
+TEXT_KEYS = ("text", "sentence", "text_a", "sentence1", "question", "review", "content", "title", "tweet", "comment")
+PAIR_KEYS = ("pair", "text_b", "sentence2", "question2", "hypothesis")
+LABEL_KEYS = ("label", "labels", "class", "category", "tag", "target", "sentiment", "toxic", "标签")
+FASTTEXT = "__label__"
+
+
+def read_labelled(paths: Sequence[str | Path], config: Config) -> tuple[list[dict], ReaderReport]:
+    """Reads texts with one label, several or none.
+
+    The form follows from the file's name (`.gz` may follow):
+
+    - `.tsv`: a header row that names the columns, or two columns, text and label; quotes are ordinary characters;
+    - `.csv`: the same with commas, quotes around fields that need them;
+    - `.jsonl`, `.json`: an object a line, or a list of objects; a label may be a number, several are a list;
+    - `.txt`: `text<TAB>label`, or `label text` as in TREC's files, or `__label__a __label__b text` as for fastText.
+
+    `config.fields` names columns and keys, or gives their numbers from 1 in tables without a header. Several labels in one
+    field of a table stand apart by `|`. `config.labels.label_names` gives numbers their names, `separator` and `levels` cut
+    hierarchical labels. White space around texts and labels is removed. Texts without characters are left out and reported;
+    of texts with several labels where one is expected, that is an error.
+
+    Args:
+        paths: the files; their forms may differ.
+        config: uses `fields` and `labels`.
+
+    Returns:
+        Records `{"id": str, "text": str, "labels": [str]}`, with `"pair": str` where texts come in pairs, and the
+        `ReaderReport`. The id is `<file stem>:<line>`.
+
+    Raises:
+        UserError: a file is missing, broken or not UTF-8, a column or key is missing, no label or several where one is
+            expected, a label without name or not among `config.labels.labels`; with `file:line`.
+
+    Example:
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".tsv") as file:
+    ...     _ = file.write("sentence\\tlabel\\n很好 !\\t1\\nbad\\t0\\n")
+    ...     file.flush()
+    ...     records, report = read_labelled([file.name], Config())
+    >>> records[0]["text"], records[0]["labels"]
+    ('很好 !', ['1'])
+    """
+    paths = existing(paths)
+    names = _names(config.labels.label_names)
+    report, records = ReaderReport(noun="texts"), []
+    for path in paths:
+        plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+        if plain.suffix.lower() not in FORMS:
+            raise UserError(
+                f"Labelled texts are read from {', '.join(FORMS)}. Received: {path}. Convert or rename the file."
+            )
+        stem = path.name.split(".")[0]
+        for line, text, pair, labels in FORMS[plain.suffix.lower()](path, config.fields):
+            where = f"{path}:{line}"
+            report.read += 1
+            text, pair = text.strip(), pair if pair is None else pair.strip()
+            if not text or pair == "":
+                report.skipped.append((where, "the text is empty"))
+                continue
+            labels = unique(_label(label.strip(), names, config.labels, where) for label in labels)
+            if not config.labels.multi_label and len(labels) != 1:
+                raise UserError(
+                    f"{where}: a text has exactly one label, unless --multi-label is given. Received: "
+                    f"{_listed(labels)}. Mend the file."
+                )
+            record = {"id": f"{stem}:{line}", "text": text, "labels": labels}
+            records.append(record if pair is None else {**record, "pair": pair})
+    with_pair = sum("pair" in record for record in records)
+    if with_pair not in (0, len(records)):
+        raise UserError(
+            f"Either all texts come in pairs or none. Received: {with_pair} of {len(records)} with a second text. Give files "
+            "of one kind."
+        )
+    return finish(records, report, paths)
+
+
+def _names(path: str) -> list[str]:
+    if not path:
+        return []
+    (path,) = existing([path])
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}: each label has one name. Received: {twice!r} twice. Mend the file.")
+    return names
+
+
+def _label(label: str, names: list[str], config, where: str) -> str:
+    """A label of the data -> its name, cut to the levels that are learned."""
+    if names and label not in names:
+        if not label.isdecimal() or int(label) >= len(names):
+            raise UserError(
+                f"{where}: a label must be one of the {len(names)} names of {config.label_names}, or its number from 0. "
+                f"Received: {label!r}. Mend one of the files."
+            )
+        label = names[int(label)]
+    if config.levels:
+        label = config.separator.join(label.split(config.separator)[: config.levels])
+    if label and config.labels and label not in config.labels:
+        raise UserError(
+            f"{where}: a label must be one of {_listed(config.labels)}. Received: {label!r}."
+            f"{nearest(label, config.labels)} Mend the file, or train with this label."
+        )
+    return label
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "") or "none"
+
+
+def _table(path: Path, fields: FieldConfig, **dialect) -> Iterator[tuple]:
+    """(line, text, pair, labels) for the rows of a table."""
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), **dialect)
+    columns, width, line = None, 0, 1
+    try:
+        for row in rows:
+            where, begins = f"{path}:{line}", line
+            line = rows.line_num + 1
+            if not any(cell.strip() for cell in row):
+                continue
+            if columns is None:
+                columns, is_header = _columns(row, fields, where)
+                width = len(row)
+                if is_header:
+                    continue
+            if len(row) != width:
+                raise UserError(
+                    f"{where}: every row must have {width} columns, as the first one has. Received: {len(row)}. Mend the row."
+                )
+            text, pair, label = (None if column is None else row[column] for column in columns)
+            yield begins, text, pair, [label for label in label.split("|") if label.strip()]
+    except csv.Error as error:
+        raise UserError(f"{path}:{line}: rows must be a valid table. Received: {error}. Mend the file.") from None
+
+
+def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bool]:
+    """Indices of text, pair and label, and whether the row is a header."""
+    header = [cell.strip().lower() for cell in row]
+    wanted = (
+        (fields.text_field, TEXT_KEYS, True),
+        (fields.pair_field, PAIR_KEYS, False),
+        (fields.label_field, LABEL_KEYS, True),
+    )
+    numbers = [name for name, *_ in wanted if name.isdecimal()]
+    if numbers:
+        if any(name and not name.isdecimal() for name, *_ in wanted) or not (fields.text_field and fields.label_field):
+            raise UserError(
+                "Columns are named, or all are numbered: the text's and the label's number are needed. "
+                f"Received: text {fields.text_field!r}, pair {fields.pair_field!r}, label {fields.label_field!r}."
+            )
+        out = [number for number in numbers if not 1 <= int(number) <= len(row)]
+        if out:
+            raise UserError(f"{where}: columns are numbered from 1 to {len(row)}. Received: {out[0]}.")
+        return tuple(int(name) - 1 if name else None for name, *_ in wanted), False
+    found = []
+    for name, keys, _ in wanted:
+        keys = (name.lower(),) if name else keys
+        found.append(next((header.index(key) for key in keys if key in header), None))
+    if found[0] is not None and found[2] is not None and (not fields.pair_field or found[1] is not None):
+        return tuple(found), True
+    given = [name for name, *_ in wanted if name]
+    if not given and found == [None] * 3 and len(row) == 2:
+        return (0, None, 1), False
+    raise UserError(
+        f"{where}: a table has a header row with {' and '.join(given) or 'a text and a label'}, or two columns, text and "
+        f"label. Received: {_listed(row)}. Name the columns with --text-field, --label-field (and --pair-field), "
+        "or give their numbers from 1."
+    )
+
+
+def _objects(path: Path, fields: FieldConfig) -> Iterator[tuple]:
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        items = [(f"[{i}]", item) for i, item in enumerate(parse_json(text, path))]
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        items = ((number, parse_json(line, path, number)) for number, line in lines if line.strip())
+    for line, item in items:
+        where = f"{path}:{line}"
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: must be an object. Received: {short(item)}. Mend the file.")
+        values = []
+        for name, keys, needed in (
+            (fields.text_field, TEXT_KEYS, True),
+            (fields.pair_field, PAIR_KEYS, bool(fields.pair_field)),
+            (fields.label_field, LABEL_KEYS, True),
+        ):
+            key = next((key for key in ([name] if name else keys) if key in item), None)
+            if key is None and needed:
+                raise UserError(
+                    f'{where}: key "{name or keys[0]}" is missing. Received: {short(item)}. Add it, or name another key.'
+                )
+            values.append(None if key is None else item[key])
+        text, pair, label = values
+        labels = label if isinstance(label, list) else [label]
+        texts = [string_of(value, where) for value in (text, pair) if value is not None]
+        yield line, texts[0], texts[1] if len(texts) > 1 else None, [_text_of_label(label, where) for label in labels]
+
+
+def _text_of_label(label, where: str) -> str:
+    if isinstance(label, int) and not isinstance(label, bool):
+        return str(label)
+    return string_of(label, f"{where}: a label")
+
+
+def _lines(path: Path, fields: FieldConfig) -> Iterator[tuple]:
+    text = read_text(path)
+    first = next(line for line in text.split("\n") if line.strip())
+    if "\t" in first:
+        yield from FORMS[".tsv"](path, fields)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        if FASTTEXT in line:
+            words = line.split()
+            labels = [word.removeprefix(FASTTEXT) for word in words if word.startswith(FASTTEXT)]
+            yield number, re.sub(rf"{FASTTEXT}\S+\s*", "", line), None, labels
+            continue
+        label, _, rest = line.strip().partition(" ")
+        if not rest:
+            raise UserError(
+                f"{path}:{number}: a line is `label text` or `text<TAB>label`. Received: {short(line)}. Mend the file."
+            )
+        yield number, rest, None, [label]
+
+
+FORMS = {
+    ".tsv": lambda path, fields: _table(path, fields, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".csv": lambda path, fields: _table(path, fields, strict=True),
+    ".jsonl": _objects,
+    ".json": _objects,
+    ".txt": _lines,
+}

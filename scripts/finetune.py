@@ -1,0 +1,109 @@
+"""Train a model for a task on your own labelled data, from scratch or from a run that was pretrained."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import _path  # noqa: F401
+import tyro
+
+from keras_llm.command_line import config_of, named, parse, recommended, run_script, seconds, with_settings
+from keras_llm.config import (
+    FieldConfig,
+    LabelConfig,
+    LengthConfig,
+    ModelConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    WritingConfig,
+    validate,
+)
+
+SCRATCH = "scratch"
+KINDS = ("classification", "reading", "seq2seq", "generation")
+
+
+@dataclasses.dataclass
+class Labels(LabelConfig):
+    pair: tyro.conf.Suppress[bool] = False  # the data says it
+
+
+@dataclasses.dataclass
+class Arguments:
+    task: Literal["classification", "reading", "seq2seq", "generation"]
+    """What is learned: labels of texts or of pairs; answers in a context; one text for another; responses to prompts."""
+    data: tuple[Path, ...]
+    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; reading: SQuAD JSON;
+    seq2seq: TSV, CSV, JSON lines, or two files line by line, sources first; generation: these, or conversations as JSON lines."""
+    run: Path
+    """Directory of the run; must not exist, unless --resume is given."""
+    model: Literal["lstm", "lstm_attention", "transformer"]
+    """The network behind it; that of --from, if it is given."""
+    preset: str
+    """Name of the recommended values, over which the flags below are laid."""
+    fields: FieldConfig
+    labels: Labels
+    text: TokenizerConfig
+    network: ModelConfig
+    lengths: LengthConfig
+    writing: WritingConfig
+    training: TrainingConfig
+    start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
+    """scratch, or a run directory whose tokenizer, shape and weights are the beginning."""
+    eval_data: tuple[Path, ...] = ()
+    """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
+    config: Path | None = None
+    """JSON file with settings; flags given here have priority over it, it has priority over the preset."""
+    resume: bool = False
+    """Continue the run where it stopped, at the exact step with the exact next batch."""
+    max_examples: int | None = None
+    """Train on a random part of the data, chosen by --seed."""
+    max_eval_examples: int | None = None
+    """Evaluate on a random part of the evaluation data after each epoch; evaluate.py always takes all of it."""
+    time_budget: str | None = None
+    """Stop after this time as if at the end: 90m, 1h30m, 600 (seconds)."""
+    save_every: str = "2m"
+    """Save the state for --resume at least this often; it is also saved at each evaluation and when stopped."""
+
+
+def main():
+    from keras_llm.training.start import adopt, started
+
+    given = list(sys.argv[1:])
+    kind, source = named(given, "task"), named(given, "from")
+    start = started(source) if source not in (None, SCRATCH) else None
+    model = [] if start is None or named(given, "model") else [f"--model={start.model}"]
+    preset = [] if start is None or named(given, "preset") else ["--preset=finetune"]
+    base = recommended(
+        [*given, *preset, *model, *([f"--kind={kind}"] if kind in KINDS else [])], "classification", "transformer"
+    )
+    base.start = source or SCRATCH
+    base.labels = Labels(**vars(base.labels))
+    if start:
+        base = adopt(base, start)
+    arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
+    config = config_of(arguments, arguments.task)
+    config.labels = LabelConfig(**vars(config.labels))
+    config.start = "" if arguments.start == SCRATCH else arguments.start
+    if start:
+        config = adopt(config, start)
+    from keras_llm.training.train import train_run
+
+    return train_run(
+        validate(config),
+        arguments.run,
+        arguments.data,
+        arguments.eval_data,
+        resume=arguments.resume,
+        max_examples=arguments.max_examples,
+        max_eval_examples=arguments.max_eval_examples,
+        time_budget=seconds(arguments.time_budget) if arguments.time_budget else None,
+        save_seconds=seconds(arguments.save_every),
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,117 @@
+"""Labelled texts: every form of file, names and levels of labels, and what is refused, with its line."""
+
+import gzip
+import json
+
+import pytest
+
+from keras_llm.config import Config, FieldConfig, LabelConfig
+from keras_llm.data.labelled import read_labelled
+from keras_llm.errors import UserError
+
+
+def read(path, **settings):
+    config = Config(
+        fields=FieldConfig(**{k: v for k, v in settings.items() if k.endswith("_field")}),
+        labels=LabelConfig(**{k: v for k, v in settings.items() if not k.endswith("_field")}),
+    )
+    return read_labelled([path], config)
+
+
+def written(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def brief(records):
+    return [(record["text"], record.get("pair"), record["labels"]) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", 'sentence\tlabel\n"很好 ！\tpos\nbad 🙁\tneg\n'),
+        ("a.tsv.gz", 'label\tid\ttext_a\npos\t1\t"很好 ！\nneg\t2\tbad 🙁\n'),
+        ("a.csv", 'pos\ttext,Label\n"""很好 ！",pos\nbad 🙁,neg\n'.removeprefix("pos\t")),
+        ("a.txt", '"很好 ！\tpos\nbad 🙁\tneg\n'),
+        ("a.txt", '\ufeffpos "很好 ！\n\nneg bad 🙁\n'),
+        ("a.txt", '__label__pos "很好 ！\n__label__neg bad 🙁\n'),
+        ("a.jsonl", '{"text": "\\"很好 ！", "label": "pos"}\n{"sentence": "bad 🙁", "label": ["neg"]}\n'),
+        ("a.json", '[{"text": "\\"很好 ！", "label": "pos"}, {"text": "bad 🙁", "label": "neg"}]'),
+    ],
+)
+def test_every_form_gives_the_same_records(tmp_path, name, text):
+    records, report = read(written(tmp_path, name, text))
+    assert brief(records) == [('"很好 ！', None, ["pos"]), ("bad 🙁", None, ["neg"])]
+    assert (report.read, report.kept, report.lines()[0]) == (2, 2, "texts read: 2, kept: 2")
+
+
+def test_columns_by_name_or_number(tmp_path):
+    path = written(tmp_path, "a.csv", '"3","title","the text"\n"4","other","再来"\n')
+    assert brief(read(path, text_field="3", label_field="1")[0])[1] == ("再来", None, ["4"])
+    path = written(tmp_path, "b.tsv", "body\tkind\tnote\nx\ty\tz\n")
+    assert brief(read(path, text_field="body", label_field="kind", pair_field="note")[0]) == [("x", "z", ["y"])]
+
+
+def test_pairs(tmp_path):
+    path = written(tmp_path, "a.jsonl", json.dumps({"question1": "", "sentence1": "一", "sentence2": "二", "label": 1}))
+    assert brief(read(path)[0]) == [("一", "二", ["1"])]
+
+
+def test_several_labels_or_none(tmp_path):
+    path = written(tmp_path, "a.tsv", "text\tlabels\nboth\tred|blue\nnone\t\ntwice\tred|red\n")
+    assert [labels for _, _, labels in brief(read(path, multi_label=True)[0])] == [["red", "blue"], [], ["red"]]
+    with pytest.raises(UserError, match=r"a\.tsv:2: a text has exactly one label.*red, blue"):
+        read(path)
+
+
+def test_numbers_get_names_and_levels_are_cut(tmp_path):
+    names = written(tmp_path, "class.txt", "体育/足球\n体育/篮球\n财经\n")
+    path = written(tmp_path, "a.txt", "一场比赛\t1\n股票\t财经\n")
+    assert brief(read(path, label_names=str(names))[0])[0][2] == ["体育/篮球"]
+    assert brief(read(path, label_names=str(names), separator="/", levels=1)[0]) == [
+        ("一场比赛", None, ["体育"]),
+        ("股票", None, ["财经"]),
+    ]
+    with pytest.raises(UserError, match=r"a\.txt:1: a label must be one of the 3 names of .*Received: '3'"):
+        read(written(tmp_path, "a.txt", "x\t3\n"), label_names=str(names))
+
+
+def test_empty_texts_are_left_out_and_told(tmp_path):
+    records, report = read(written(tmp_path, "a.tsv", "text\tlabel\n \ta\nx\tb\n"))
+    assert brief(records) == [("x", None, ["b"])]
+    assert report.skipped == [(f"{tmp_path / 'a.tsv'}:2", "the text is empty")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "settings", "message"),
+    [
+        (
+            "a.tsv",
+            "text\tlabel\nx\tno\n",
+            {"labels": ["yes", "noo"]},
+            r"a\.tsv:2: a label must be one of yes, noo.*'noo'",
+        ),
+        ("a.tsv", "x\ty\tz\n", {}, r"a\.tsv:1: a table has a header row with a text and a label.*x, y, z"),
+        ("a.tsv", "text\tlabel\nx\ty\tz\n", {}, r"a\.tsv:2: every row must have 2 columns.*Received: 3"),
+        ("a.csv", 'text,label\n"x,y\n', {}, r"a\.csv:\d: rows must be a valid table"),
+        ("a.tsv", "text\tlabel\nx\t\n", {}, r"a\.tsv:2: a text has exactly one label.*none"),
+        ("a.jsonl", '{"text": "x"}', {}, r'a\.jsonl:1: key "label" is missing'),
+        ("a.jsonl", '{"text": 1, "label": "y"}', {}, r"a\.jsonl:1 must be a text"),
+        ("a.jsonl", '{"text": "x", "label": 0.5}', {}, r"a\.jsonl:1: a label must be a text"),
+        ("a.txt", "word\n", {}, r"a\.txt:1: a line is `label text`"),
+        ("a.csv", "a,b\n", {"text_field": "3", "label_field": "1"}, r"a\.csv:1: columns are numbered from 1 to 2"),
+        ("a.csv", "a,b\n", {"text_field": "1"}, "Columns are named, or all are numbered"),
+        ("a.xml", "x", {}, r"Labelled texts are read from \.tsv"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "y"}\n{"text": "x", "pair": "z", "label": "y"}',
+            {},
+            "1 of 2 with a second",
+        ),
+    ],
+)
+def test_what_is_refused(tmp_path, name, text, settings, message):
+    with pytest.raises(UserError, match=message):
+        read(written(tmp_path, name, text), **settings)
