@@ -1,6 +1,10 @@
 """BLEU, chrF and ROUGE against the packages that define them, worked examples, and brute force."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -13,11 +17,13 @@ from keras_llm.metrics.text import (
     METRICS,
     evaluate_texts,
     language_of,
+    lead,
     longest_common_subsequence,
     rouge,
     words,
 )
 
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "score_text.py"
 ENGLISH = ["The cat sat on the mat.", "It's a small world", "he reads", "don't_do 3.5 U.S. tests!"]
 ENGLISH_REFERENCES = [
     ["The cat is on the mat.", "A cat sat there."],
@@ -128,3 +134,33 @@ def test_longest_common_subsequence_is_that_of_the_table(first, second):
 def test_texts_without_references_are_refused(predictions, references, received):
     with pytest.raises(UserError, match=re.escape(received)):
         evaluate_texts(predictions, references)
+
+
+def test_lead():
+    assert lead("一，二 three four", 3) == "一，二 three"
+    assert lead("short 🙂.", 9) == "short 🙂" and lead("any", 0) == "" and lead("…", 2) == ""
+
+
+def test_score_text_scores_a_file_and_the_lead(tmp_path):
+    data, texts, output = tmp_path / "dev.tsv", tmp_path / "texts.json", tmp_path / "scores.json"
+    data.write_text("天气很好\t今天天气很好，适合出门。\n好书\t这是一本好书。\n")
+    texts.write_text('{"dev:1": "天气好", "dev:2": "好书"}')
+
+    def score(*arguments):
+        command = [sys.executable, str(SCRIPT), "--data", str(data), "--text-field=2", "--target-field=1", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = score("--predictions", str(texts), "--output", str(output))
+    expected, signatures = evaluate_texts(["天气好", "好书"], [["天气很好"], ["好书"]])
+    assert done.returncode == 0 and f"rouge_l     {expected['rouge_l']:.2f}" in done.stdout, done.stderr
+    assert json.loads(output.read_text()) == {"metrics": expected, "notes": signatures, "examples": 2}
+    leads = score("--lead", "4").stdout
+    assert f"{evaluate_texts(['今天天气', '这是一本'], [['天气很好'], ['好书']])[0]['rouge_1']:.2f}" in leads
+    texts.write_text('{"dev:1": "x"}')
+    for arguments, message in (
+        ((), "--predictions or by --lead"),
+        (("--predictions", str(texts)), "without 1 of 2, the first is 'dev:2'"),
+        (("--predictions", str(data)), "must be JSON"),
+    ):
+        refused = score(*arguments)
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr

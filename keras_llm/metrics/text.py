@@ -101,6 +101,20 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
+def lead(text: str, count: int) -> str:
+    """The first words of a text, Chinese by character, as they stand there: what summaries and titles are measured against.
+
+    Example:
+
+    >>> lead("《红楼梦》的作者", 3), lead("It's a long story.", 4)
+    ('《红楼梦', "It's a long")
+    """
+    place = 0
+    for _, word in zip(range(count), _WORD.finditer(text), strict=False):
+        place = word.end()
+    return text[:place]
+
+
 def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-L of a text: F1, each the best over the references.
 
