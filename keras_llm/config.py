@@ -26,6 +26,7 @@ Kind = Literal[
 ]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
 
+LEARNED_LENGTH = 1024  # positions with a vector of their own in an encoder-decoder whose positions are learned
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
 
 
@@ -409,6 +410,13 @@ def _validate_writing(config: Config) -> None:
         raise UserError(
             'prompt must hold "{text}" once, where the source comes. '
             f'Received: {writing.prompt!r}. Write for example "summarise: {{text}}".'
+        )
+    lengths = config.lengths
+    longest = max(lengths.max_source_length, lengths.max_answer_length)
+    if config.kind == "seq2seq" and config.network.positions == "learned" and longest >= LEARNED_LENGTH:
+        raise UserError(
+            f"Learned positions end at {LEARNED_LENGTH}: max_source_length and max_answer_length must be below. "
+            f"Received: {lengths.max_source_length} and {lengths.max_answer_length}. Use rotary positions for longer texts."
         )
     if writing.max_judged < 0:
         raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")

@@ -17,10 +17,12 @@ from keras_llm.export import gates
 from keras_llm.export.saved_model import save
 from keras_llm.metrics.text import evaluate_texts
 from keras_llm.presets import make_config
+from keras_llm.run import save_weights, write_manifest
 from keras_llm.tasks import make_task
 from keras_llm.tasks.base import Answering
 from keras_llm.tasks.seq2seq import Seq2Seq
 from keras_llm.text import TOKENIZERS
+from keras_llm.training.start import open_start, start_weights
 from keras_llm.training.train import train_run
 
 PAIRS = [
@@ -196,15 +198,32 @@ def test_rows_that_are_learnt():
         ("writing", {"num_beams": 0}, "num_beams must be greater than 0"),
         ("writing", {"max_judged": -1}, "max_judged must not be negative"),
         ("lengths", {"max_source_length": 0}, "max_source_length must be greater than 0"),
+        ("lengths", {"max_source_length": 1024}, "Learned positions end at 1024"),
         ("training", {"batch_tokens": -1}, "batch_tokens must not be negative"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(section, values, message):
-    config = make_config("seq2seq", "lstm", "tiny")
+    config = make_config("seq2seq", "transformer", "tiny")
+    config.network.positions = "learned"
     for name, value in values.items():
         setattr(getattr(config, section), name, value)
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+def test_a_run_of_span_corruption_is_a_beginning(tmp_path):
+    """All weights but those of the sentinels."""
+    task = new_task("transformer")
+    config = micro("transformer")
+    config.kind = "span_corruption"
+    pretrained = make_task(config, task.tokenizer)
+    write_manifest(tmp_path, config, task.tokenizer)
+    save_weights(pretrained, tmp_path / "model.weights.h5", task.tokenizer.fingerprint)
+    start_weights(task, open_start(tmp_path))
+    rows = pretrained.model.embedding.embeddings.numpy()
+    assert (task.model.embedding.embeddings.numpy() == rows[: task.tokenizer.vocabulary_size]).all()
+    for weight, first in zip(task.model.weights[1:], pretrained.model.weights[1:], strict=True):
+        assert (weight.numpy() == first.numpy()).all()
 
 
 def test_data_of_different_length_leaves_no_run(files, tmp_path):
