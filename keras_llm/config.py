@@ -199,7 +199,7 @@ class WritingConfig:
     num_beams: int = 5
     """Beams of the signature `beam` and of the evaluation of a trained model; 1: greedy."""
     length_penalty: float = 1.0
-    """Of these beams: above 0 favours long texts, below 0 short ones."""
+    """Of the evaluation's beams: above 0 favours long texts, below 0 short ones. Requests for `beam` give their own."""
     beams_while_training: bool = False
     """Evaluate with beams while training, too; otherwise greedily, which takes a fraction of the time."""
     max_judged: int = 0

@@ -19,8 +19,7 @@ RULES = {
     "max_length": (UNLIMITED, 3),
     "stop": ("", "的", ". "),
 }
-SETTINGS = {"seed": tuple(range(7)), **FILTERS, **RULES}
-PENALTIES = (1.0, 0.0, 2.0)  # of `beam`, with the task's own before them
+SETTINGS = {"seed": tuple(range(7)), "length_penalty": (1.0, 0.0, 2.0), **FILTERS, **RULES}
 
 
 class Generating:
@@ -32,7 +31,7 @@ class Generating:
     Attributes:
         longest: the most tokens an answer has.
         num_beams: beams of `beam` and `search`.
-        length_penalty: of `search`, and of `beam` where a request gives none.
+        length_penalty: of `search`; that of `beam` is in the request.
     """
 
     longest: int
@@ -45,11 +44,10 @@ class Generating:
 
     @property
     def signatures(self):
-        penalties = tuple(dict.fromkeys((float(self.length_penalty), *PENALTIES)))
         return {
             **super().signatures,
-            "sample": Signature(self.sample, self.inputs, SETTINGS),
-            "beam": Signature(self.beam, self.inputs, {"length_penalty": penalties, **RULES}),
+            "sample": Signature(self.sample, self.inputs, {"seed": SETTINGS["seed"], **FILTERS, **RULES}),
+            "beam": Signature(self.beam, self.inputs, {"length_penalty": SETTINGS["length_penalty"], **RULES}),
         }
 
     def answer(self, **strings):
