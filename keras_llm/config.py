@@ -21,6 +21,7 @@ Kind = Literal[
     "masked_lm",
     "span_corruption",
     "classification",
+    "embedding",
     "seq2seq",
     "generation",
 ]
@@ -34,12 +35,15 @@ SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption kn
 class TokenizerConfig:
     """How text becomes ids."""
 
-    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words"] = "wordpiece"
-    """Which tokenizer is trained on the user's text. Reading needs byte offsets: wordpiece or characters."""
+    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert"] = "wordpiece"
+    """Which tokenizer is trained on the user's text; "bert" comes with a checkpoint only. Reading needs byte offsets: any but
+    sentencepiece."""
     vocabulary_size: int = 8000
     """Upper limit; a small text gives fewer pieces."""
     unicode_policy: Literal["identity", "nfc", "nfkc", "lowercase"] = "identity"
     """The one unicode policy. "lowercase" also strips accents; a reader's answers stay as written in the source."""
+    prompt_start: bool = True
+    """causal_lm: a prompt begins with the start id, as documents do. An imported checkpoint says what it was made for."""
 
 
 @dataclasses.dataclass
@@ -66,8 +70,8 @@ class ModelConfig:
     """Normalisation of a Transformer block."""
     norm_first: bool = True
     """Normalise before (GPT-2 and later) or after (2017, BERT) each part of a block."""
-    activation: Literal["gelu", "relu", "swiglu"] = "gelu"
-    """Inside the feed-forward part."""
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu"
+    """Inside the feed-forward part. "gelu_tanh" is the approximation that GPT-2 was trained with."""
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
     context_length: int = 256
@@ -90,6 +94,32 @@ class ModelConfig:
     """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs."""
     pooling: Literal["mean", "max", "first"] = "mean"
     """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
+    scale_embedding: bool = True
+    """Transformer language models: multiply the embedding's vectors by the root of their width."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance in a Transformer's normalisations."""
+    head_dim: int = 0
+    """Width of an attention head; 0 means embedding_dim / num_heads."""
+    qkv_bias: bool = True
+    """Biases of the queries', keys' and values' projection."""
+    output_bias: bool = True
+    """Bias of the projection behind the attention."""
+    feedforward_bias: bool = True
+    """Biases of the feed-forward part."""
+    qk_norm: bool = False
+    """Normalise every head's queries and keys (root mean square), as Qwen3 does."""
+    rotary_base: float = 10000.0
+    """Rotary positions: the slowest pair turns once in 2π times this many tokens."""
+    rotary_scaling: Literal["none", "linear", "llama3"] = "none"
+    """How rotary positions were stretched for longer texts: not, all alike, or the slow ones only (Llama 3.1)."""
+    rotary_factor: float = 1.0
+    """By how much they were stretched."""
+    rotary_low_frequency_factor: float = 1.0
+    """llama3: pairs that turn less often than this in rotary_original_length tokens are stretched in full."""
+    rotary_high_frequency_factor: float = 4.0
+    """llama3: pairs that turn more often than this are left as they are."""
+    rotary_original_length: int = 8192
+    """llama3: the context length before stretching."""
 
 
 @dataclasses.dataclass
@@ -106,6 +136,8 @@ class LengthConfig:
     """Context tokens a reader sees at once."""
     window_stride: int = 128
     """Tokens two neighbouring windows share."""
+    max_text_length: int = 0
+    """embedding: longer texts lose their end; 0: as many tokens as context_length."""
 
 
 @dataclasses.dataclass
@@ -143,6 +175,20 @@ class LabelConfig:
     """"balanced": rare labels count more, in inverse proportion to their number."""
     focal_gamma: float = 0.0
     """Above 0: examples that are easy already count less (focal loss); 2 is usual."""
+
+
+@dataclasses.dataclass
+class EmbeddingConfig:
+    """How texts become vectors (kind embedding), and how that is learned from pairs."""
+
+    normalise: bool = True
+    """Vectors have length 1: their products are cosines."""
+    temperature: float = 0.05
+    """Cosines are divided by this before the softmax over the batch: the smaller, the more the nearest wrong texts count."""
+    negatives: int = 1
+    """Of each pair's wrong texts, where the data has any, so many are learned from at once."""
+    positive_score: float = 1.0
+    """Of scored pairs those of at least this score are learned from."""
 
 
 @dataclasses.dataclass
@@ -245,6 +291,14 @@ class TrainingConfig:
     """Updates between evaluations; 0: `evaluate_every` decides."""
     seed: int = 0
     """Of initial weights, order and dropout."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one update."""
+    freeze_layers: int = 0
+    """Fine-tuning: so many of the lowest blocks or layers keep their weights, and the embeddings with them; 0: none."""
+    layer_decay: float = 1.0
+    """Fine-tuning: each layer learns at this share of the rate of the one above it; the embeddings are the lowest."""
+    lora_rank: int = 0
+    """Fine-tuning: only small additions of this rank to the blocks' matrices are trained, and the heads; merged when saved."""
 
 
 @dataclasses.dataclass
@@ -253,8 +307,8 @@ class Config:
 
     kind: Kind = "reading"
     """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory, "causal_lm" writes on,
-    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "seq2seq" writes one text for another,
-    "generation" responses to prompts."""
+    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "embedding" makes vectors, "seq2seq" writes
+    one text for another, "generation" responses to prompts."""
     model: Architecture = "transformer"
     """The network behind it."""
     preset: str = "small"
@@ -269,6 +323,7 @@ class Config:
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     writing: WritingConfig = dataclasses.field(default_factory=WritingConfig)
+    embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
@@ -317,6 +372,7 @@ def validate(config: Config) -> Config:
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
         "evaluate_every": training.evaluate_every,
+        "accumulate": training.accumulate,
     }
     for name, value in positive.items():
         if value <= 0:
@@ -332,16 +388,24 @@ def validate(config: Config) -> Config:
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
-    for name in ("weight_decay", "clip_norm", "patience", "steps", "evaluate_steps", "batch_tokens"):
+    switched = "weight_decay clip_norm patience steps evaluate_steps batch_tokens freeze_layers lora_rank"
+    for name in switched.split():
         if getattr(training, name) < 0:
             received = getattr(training, name)
             raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+    if not 0 < training.layer_decay <= 1:
+        raise UserError(f"layer_decay must be above 0 and at most 1. Received: {training.layer_decay}.")
+    if training.freeze_layers > network.num_layers:
+        raise UserError(
+            "freeze_layers must not exceed num_layers. "
+            f"Received: freeze_layers={training.freeze_layers}, num_layers={network.num_layers}."
+        )
     if not 0 <= lengths.window_stride < lengths.window_length:
         raise UserError(
             "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
             f"Received: window_stride={lengths.window_stride}, window_length={lengths.window_length}."
         )
-    if config.model == "transformer" and network.embedding_dim % network.num_heads:
+    if config.model == "transformer" and not network.head_dim and network.embedding_dim % network.num_heads:
         raise UserError(
             "embedding_dim must be a multiple of num_heads. "
             f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
@@ -354,7 +418,7 @@ def validate(config: Config) -> Config:
     if config.kind == "reading" and config.text.tokenizer == "sentencepiece":
         raise UserError(
             "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
-            "Use wordpiece or characters."
+            "Use wordpiece, characters, words or byte_pair."
         )
     if config.kind == "reading" and training.label_smoothing:
         raise UserError(
@@ -362,10 +426,11 @@ def validate(config: Config) -> Config:
             "label_smoothing must be 0. "
             f"Received: {training.label_smoothing}."
         )
-    if config.kind in ("closed_book", "seq2seq", "generation") and config.text.tokenizer in ("wordpiece", "words"):
+    writes = config.kind in ("closed_book", "seq2seq", "generation")
+    if writes and config.text.tokenizer in ("wordpiece", "words", "bert"):
         raise UserError(
             f"A model that writes needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
-            "Use sentencepiece or characters."
+            "Use sentencepiece, characters or byte_pair."
         )
     if network.freeze_embeddings and not network.vectors:
         raise UserError(
@@ -380,6 +445,8 @@ def validate(config: Config) -> Config:
         _validate_writing(config)
     if config.kind == "classification":
         _validate_classification(config)
+    if config.kind == "embedding":
+        _validate_embedding(config)
     if config.kind == "masked_lm":
         _validate_masked_lm(config)
     if config.kind == "span_corruption":
@@ -448,9 +515,26 @@ def _validate_classification(config: Config) -> None:
         )
 
 
+def _validate_embedding(config: Config) -> None:
+    embedding, longest, context = config.embedding, config.lengths.max_text_length, config.network.context_length
+    if embedding.temperature <= 0:
+        raise UserError(f"temperature must be greater than 0. Received: {embedding.temperature}. 0.05 is usual.")
+    if embedding.negatives < 0:
+        raise UserError(f"negatives must not be negative. Received: {embedding.negatives}. Use 0 to leave them out.")
+    if longest and not 2 < longest <= context:
+        raise UserError(
+            f"max_text_length must be above 2, at most context_length, or 0. Received: {longest}, context_length={context}."
+        )
+    if config.training.label_smoothing:
+        raise UserError(
+            "Contrastive learning has one right text in a batch: label_smoothing must be 0. "
+            f"Received: {config.training.label_smoothing}."
+        )
+
+
 def _validate_masked_lm(config: Config) -> None:
     masking, length = config.masking, config.network.context_length
-    if config.text.tokenizer != "wordpiece":
+    if config.text.tokenizer not in ("wordpiece", "bert"):
         raise UserError(
             f"Masked language modelling needs a tokenizer with a mask token. Received: tokenizer={config.text.tokenizer}. "
             "Use wordpiece."
@@ -468,10 +552,10 @@ def _validate_masked_lm(config: Config) -> None:
 
 def _validate_span_corruption(config: Config) -> None:
     masking, length = config.masking, config.network.context_length
-    if config.text.tokenizer not in ("sentencepiece", "characters"):
+    if config.text.tokenizer not in ("sentencepiece", "characters", "byte_pair"):
         raise UserError(
             f"Span corruption writes text and needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
-            "Use sentencepiece or characters."
+            "Use sentencepiece, characters or byte_pair."
         )
     # More would leave fewer visible tokens than spans to keep apart.
     if not 0 < masking.mask_share <= 0.5:

@@ -77,6 +77,16 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "writing": RESPONSES,
             "training": {"epochs": 30, "batch_size": 16, "learning_rate": 2e-3},
         },
+        ("embedding", "lstm"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.0},
+            "training": {"epochs": 20, "batch_size": 16, "learning_rate": 3e-3},
+        },
+        ("embedding", "transformer"): {
+            "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 64, "num_layers": 1, "num_heads": 4, "feedforward_dim": 128, "dropout": 0.0},
+            "training": {"epochs": 20, "batch_size": 16, "learning_rate": 1e-3},
+        },
         ("classification", "lstm"): {
             "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2, "pooling": "max"},
@@ -165,8 +175,32 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         for kind in ("classification", "reading", *WRITERS)
         for model in ("lstm", "transformer", "lstm_attention")
         if kind == "generation" or model != "lstm_attention"
+    }
+    | {
+        ("embedding", model): {
+            "network": {"dropout": 0.1},
+            "training": {
+                "epochs": 1,
+                "batch_size": 64,
+                "learning_rate": 5e-5 if model == "transformer" else 5e-4,
+                "schedule": "linear",
+                "warmup": 0.1,
+                "beta_2": 0.999,
+            },
+        }
+        for model in ("lstm", "transformer")
     },
     "small": {
+        ("embedding", "lstm"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.2, "pooling": "max"},
+            "training": {"epochs": 5, "batch_size": 128, "learning_rate": 1e-3, "beta_2": 0.999},
+        },
+        ("embedding", "transformer"): {
+            "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
+            "network": {"embedding_dim": 128, "num_layers": 2, "num_heads": 4, "feedforward_dim": 512},
+            "training": {"epochs": 5, "batch_size": 128, "learning_rate": 5e-4, "beta_2": 0.999},
+        },
         ("classification", "lstm"): {
             "text": {"vocabulary_size": 16000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.4, "pooling": "max"},

@@ -12,6 +12,7 @@ import tyro
 
 from keras_llm.command_line import config_of, named, parse, recommended, run_script, seconds, with_settings
 from keras_llm.config import (
+    EmbeddingConfig,
     FieldConfig,
     LabelConfig,
     LengthConfig,
@@ -23,7 +24,7 @@ from keras_llm.config import (
 )
 
 SCRATCH = "scratch"
-KINDS = ("classification", "reading", "seq2seq", "generation")
+KINDS = ("classification", "reading", "embedding", "seq2seq", "generation")
 
 
 @dataclasses.dataclass
@@ -33,11 +34,13 @@ class Labels(LabelConfig):
 
 @dataclasses.dataclass
 class Arguments:
-    task: Literal["classification", "reading", "seq2seq", "generation"]
-    """What is learned: labels of texts or of pairs; answers in a context; one text for another; responses to prompts."""
+    task: Literal["classification", "reading", "embedding", "seq2seq", "generation"]
+    """What is learned: labels of texts or of pairs; answers in a context; vectors of texts, from pairs that belong together; one
+    text for another; responses to prompts."""
     data: tuple[Path, ...]
     """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; reading: SQuAD JSON;
-    seq2seq: TSV, CSV, JSON lines, or two files line by line, sources first; generation: these, or conversations as JSON lines."""
+    embedding: pairs of texts in TSV, CSV or JSON lines; seq2seq: the same, or two files line by line, sources first;
+    generation: these, or conversations as JSON lines."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
     model: Literal["lstm", "lstm_attention", "transformer"]
@@ -50,9 +53,10 @@ class Arguments:
     network: ModelConfig
     lengths: LengthConfig
     writing: WritingConfig
+    embedding: EmbeddingConfig
     training: TrainingConfig
     start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
-    """scratch, or a run directory whose tokenizer, shape and weights are the beginning."""
+    """scratch, or a run directory or a checkpoint's folder, whose tokenizer, shape and weights are the beginning."""
     eval_data: tuple[Path, ...] = ()
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None
@@ -70,7 +74,7 @@ class Arguments:
 
 
 def main():
-    from keras_llm.training.start import adopt, started
+    from keras_llm.training.start import adopt, go_on, started
 
     given = list(sys.argv[1:])
     kind, source = named(given, "task"), named(given, "from")
@@ -83,7 +87,7 @@ def main():
     base.start = source or SCRATCH
     base.labels = Labels(**vars(base.labels))
     if start:
-        base = adopt(base, start)
+        base = go_on(adopt(base, start), start)
     arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
     config = config_of(arguments, arguments.task)
     config.labels = LabelConfig(**vars(config.labels))

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_llm.generation.decode import best, greedy
+from keras_llm.generation.logits import Rules
 
 PAD, START, END = 0, 2, 3
 
@@ -36,6 +37,18 @@ def test_rows_end_on_their_own():
     np.testing.assert_allclose(numpy(log_probs), expected, atol=1e-5)
     assert keras.backend.standardize_dtype(ids.dtype) == "int32"
     assert keras.backend.standardize_dtype(log_probs.dtype) == "float32"
+
+
+def test_a_row_may_end_in_several_ways():
+    ids, log_probs = greedy(by_table, ops.array([2, 6, 7]), (), (END, 4), PAD, 5)
+    assert numpy(ids).tolist() == [[5, 0, 0, 0, 0], [6, 6, 6, 6, 6], [0, 0, 0, 0, 0]]
+    scores = log_softmax(TABLE)
+    np.testing.assert_allclose(numpy(log_probs)[0], [scores[2, 5], scores[5, 4], 0, 0, 0], atol=1e-5)
+    one, _ = greedy(by_table, ops.array([2, 6, 7]), (), (END,), PAD, 5)
+    np.testing.assert_array_equal(numpy(one), numpy(greedy(by_table, ops.array([2, 6, 7]), (), END, PAD, 5)[0]))
+    # Rules forbid all of them.
+    ids, _ = greedy(by_table, ops.array([2]), (), (END, 4), PAD, 5, Rules(min_length=3))
+    assert not set(numpy(ids)[0, :3].tolist()) & {PAD, END, 4}
 
 
 def test_the_loop_stops_when_all_rows_have_ended():

@@ -104,6 +104,23 @@ def test_with_room_for_all_beginnings_it_finds_the_best_of_all_texts(penalty, mi
         assert numpy(ids)[row].tolist() == [text for _, text in expected]
 
 
+def test_a_text_may_end_in_several_ways():
+    """Every way to end competes for itself."""
+    ends, limit = (END, 2), 3
+    log_probs = TABLE - np.log(np.exp(TABLE).sum(-1, keepdims=True))
+    expected = []
+    for length in range(limit + 1):
+        for text in itertools.product([t for t in range(V) if t not in ends], repeat=length):
+            for end in ends if length < limit else [None]:
+                tokens = [0, 1, *text, *([] if end is None else [end])]
+                total = sum(log_probs[a, b, c] for a, b, c in zip(tokens, tokens[1:], tokens[2:], strict=False))
+                expected.append((total / (len(tokens) - 2), [*text, *[PAD] * (limit - length)]))
+    expected = sorted(expected, key=lambda pair: -pair[0])[:6]
+    ids, scores = beam_search(by_two(TABLE), *begin([1]), ends, PAD, limit, V**limit, 1.0, 6)
+    np.testing.assert_allclose(numpy(scores)[0], [score for score, _ in expected], rtol=1e-5)
+    assert numpy(ids)[0].tolist() == [text for _, text in expected]
+
+
 def test_each_row_may_have_its_own_penalty_and_limits():
     penalties, limits, minima = [0.0, 2.0, 1.0], [2, 4, 0], [1, 3, 0]
     starts, state = begin([1, 2, 3])

@@ -82,21 +82,33 @@ def test_dot_attention_refuses_unequal_widths_and_unknown_kinds():
         DotAttention("cosine")
 
 
+def linear(layer, x):
+    """A product of matrices in NumPy, its kernel kept either way."""
+    kernel = array(layer.kernel)
+    y = x @ (kernel.T if layer.transposed else kernel)
+    return y + array(layer.bias) if layer.use_bias else y
+
+
 def attention_twin(layer, x, memory=None, mask=None, causal=False, positions=None):
     """NumPy, one head at a time -> y, weights."""
     x = np.asarray(x, "float32")
     d, heads, kv_heads = layer.head_dim, layer.num_heads, layer.num_kv_heads
     if layer.cross:
-        q = x @ array(layer.query_projection.kernel) + array(layer.query_projection.bias)
-        kv = memory @ array(layer.kv_projection.kernel) + array(layer.kv_projection.bias)
-        k, v = np.split(kv, 2, -1)
+        q = linear(layer.query_projection, x)
+        k, v = np.split(linear(layer.kv_projection, memory), 2, -1)
     else:
-        qkv = x @ array(layer.qkv_projection.kernel) + array(layer.qkv_projection.bias)
-        q, k, v = np.split(qkv, [heads * d, (heads + kv_heads) * d], -1)
+        q, k, v = np.split(linear(layer.qkv_projection, x), [heads * d, (heads + kv_heads) * d], -1)
     q, k, v = (part.reshape(*part.shape[:2], -1, d) for part in (q, k, v))
+    if layer.qk_norm:
+        scales = array(layer.query_norm.scale), array(layer.key_norm.scale)
+        q, k = (
+            part / np.sqrt((part**2).mean(-1, keepdims=True) + layer.norm_epsilon) * scale
+            for part, scale in zip((q, k), scales, strict=True)
+        )
     if layer.rotary:
         positions = np.arange(x.shape[1])[None] if positions is None else positions
-        q, k = (array(RotaryEmbedding(d)(ops.array(part), ops.array(positions))) for part in (q, k))
+        rotate = RotaryEmbedding(d, **(layer.rotary if isinstance(layer.rotary, dict) else {}))
+        q, k = (array(rotate(ops.array(part), ops.array(positions))) for part in (q, k))
     seen = np.ones((x.shape[0], x.shape[1], k.shape[1]), bool)
     if mask is not None:
         seen = seen & mask[:, None]
@@ -108,8 +120,7 @@ def attention_twin(layer, x, memory=None, mask=None, causal=False, positions=Non
         scores = q[:, :, head] @ k[:, :, group].transpose(0, 2, 1) / np.sqrt(d)
         weights.append(softmax(np.where(seen, scores, -1e30)))
         outputs.append(weights[-1] @ v[:, :, group])
-    y = np.concatenate(outputs, -1) @ array(layer.output_projection.kernel) + array(layer.output_projection.bias)
-    return y, np.stack(weights, 1)
+    return linear(layer.output_projection, np.concatenate(outputs, -1)), np.stack(weights, 1)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -124,6 +135,29 @@ def test_self_attention_equals_its_formula(kv_heads, rotary):
         expected, expected_weights = attention_twin(layer, x, mask=mask, causal=causal)
         np.testing.assert_allclose(array(weights), expected_weights, atol=1e-5)
         np.testing.assert_allclose(array(y), expected, atol=1e-4)
+
+
+PRETRAINED = {
+    "Llama": {"qkv_bias": False, "output_bias": False, "rotary": {"base": 500.0}},
+    "Qwen2": {"output_bias": False, "rotary": {"base": 500.0}},
+    "Qwen3": {"qkv_bias": False, "output_bias": False, "qk_norm": True, "norm_epsilon": 1e-2, "rotary": True},
+    "narrow heads": {"head_dim": 2, "qk_norm": True},
+    "wide heads": {"head_dim": 10, "rotary": {"base": 50.0, "scaling": {"kind": "linear", "factor": 2.0}}},
+}
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_attention_of_pretrained_families_equals_its_formula(name):
+    layer = weights_of(MultiHeadAttention(4, 2, **PRETRAINED[name]), (None, None, 16))
+    x = ops.array(normal(2, 5, 16))
+    expected, expected_weights = attention_twin(layer, array(x), mask=MASK, causal=True)
+    y, weights = layer(x, mask=ops.array(MASK), causal=True, return_weights=True)
+    np.testing.assert_allclose(array(weights), expected_weights, atol=1e-5)
+    np.testing.assert_allclose(array(y), expected, atol=1e-4)
+    whole, cache = array(layer(x, causal=True)), layer.new_cache(x, 5)
+    for position in range(5):
+        y, cache = layer(x[:, position : position + 1], causal=True, cache=cache, position=position)
+        np.testing.assert_allclose(array(y)[:, 0], whole[:, position], atol=1e-5)
 
 
 def test_cross_attention_equals_its_formula_and_takes_a_projected_memory():
@@ -287,6 +321,8 @@ def test_bad_head_counts_are_refused():
         MultiHeadAttention(4)(ops.zeros((1, 2, 10)))
     with pytest.raises(ValueError, match="self-attention"):
         MultiHeadAttention(4, cross=True, rotary=True)
+    with pytest.raises(ValueError, match="self-attention"):
+        MultiHeadAttention(4, cross=True, qk_norm=True)
 
 
 def test_each_projection_starts_within_its_own_glorot_limit():
@@ -301,7 +337,8 @@ def test_each_projection_starts_within_its_own_glorot_limit():
 @pytest.mark.parametrize(
     "layer",
     [
-        MultiHeadAttention(4, 2, rotary=True, dropout=0.1, use_bias=False),
+        MultiHeadAttention(4, 2, rotary=True, dropout=0.1, qkv_bias=False),
+        MultiHeadAttention(4, 2, rotary={"base": 9.0}, head_dim=4, output_bias=False, qk_norm=True, norm_epsilon=0.1),
         AdditiveAttention(3),
         DotAttention("general"),
     ],

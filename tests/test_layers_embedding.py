@@ -10,7 +10,9 @@ from keras_llm.layers.embedding import (
     RotaryEmbedding,
     SinusoidalPositions,
     TokenEmbedding,
+    frequencies,
     positions_of,
+    scaled,
 )
 
 not_on_jax = pytest.mark.skipif(keras.backend.backend() == "jax", reason="importing keras_hub loads TensorFlow")
@@ -105,6 +107,45 @@ def test_rotary_turns_pairs_by_their_position(base):
     )
 
 
+def test_rotary_positions_stretched_for_longer_texts():
+    """Llama 3.1: pair by pair, as its technical report says it."""
+    base, factor, low, high, original = 10000.0, 8.0, 1.0, 4.0, 64
+    llama3 = {
+        "kind": "llama3",
+        "factor": factor,
+        "low_frequency_factor": low,
+        "high_frequency_factor": high,
+        "original_length": original,
+    }
+    turning = []
+    for i in range(4):
+        plain = base ** (-2 * i / 8)
+        wavelength = 2 * np.pi / plain
+        if wavelength < original / high:
+            turning.append(plain)
+        elif wavelength > original / low:
+            turning.append(plain / factor)
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            turning.append((1 - smooth) * plain / factor + smooth * plain)
+    np.testing.assert_allclose(scaled(frequencies(8, base), llama3), turning, rtol=1e-12)
+    assert turning[0] == 1.0 and turning[3] == pytest.approx(1e-3 / 8)  # both ends are among the four
+    x, positions = normal(1, 1, 1, 8), ops.array([[24]])
+    first, second = np.split(x[0, 0, 0], 2)
+    angles = 24 * np.array(turning)
+    turned = [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)]
+    found = array(RotaryEmbedding(8, base, llama3)(ops.array(x), positions))[0, 0, 0]
+    np.testing.assert_allclose(found, np.concatenate(turned), atol=1e-5)
+    linear = RotaryEmbedding(8, base, {"kind": "linear", "factor": 8.0})
+    np.testing.assert_allclose(
+        array(linear(ops.array(x), positions)),
+        array(RotaryEmbedding(8, base)(ops.array(x), ops.array([[3]]))),
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="yarn"):
+        RotaryEmbedding(8, scaling={"kind": "yarn", "factor": 2.0})
+
+
 def test_rotary_scores_depend_on_distance_only():
     layer = RotaryEmbedding(8)
     q, k = ops.array(normal(1, 1, 1, 8)), ops.array(normal(1, 1, 1, 8, seed=1))
@@ -147,7 +188,7 @@ def test_odd_widths_are_refused(layer):
         TokenEmbedding(9, 4, scale=True),
         LearnedPositions(6, 4),
         SinusoidalPositions(4, base=50.0),
-        RotaryEmbedding(4, base=50.0),
+        RotaryEmbedding(4, base=50.0, scaling={"kind": "linear", "factor": 3.0}),
     ],
 )
 def test_a_layer_comes_back_from_its_config(layer):

@@ -30,7 +30,7 @@ def with_weights(layer, *shapes):
 def dense(layer):
     """The weights of a Linear as those of a Dense: [D, F], [F]."""
     kernel = array(layer.kernel)
-    return kernel.T if layer.transposed else kernel, array(layer.bias)
+    return kernel.T if layer.transposed else kernel, array(layer.bias) if layer.use_bias else 0.0
 
 
 MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool)
@@ -60,14 +60,28 @@ def test_norms_of_large_float16_numbers_do_not_overflow(norm):
     np.testing.assert_allclose(array(y), expected, atol=5e-3)
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu", "swiglu"])
-def test_feed_forward_equals_its_formula(activation):
-    layer = with_weights(FeedForward(6, activation), (None, None, 8))
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_norms_have_an_epsilon(norm):
+    layer = with_weights(normalisation(norm, epsilon=0.25), (None, None, 8))
+    x = 0.5 * normal(2, 5, 8)
+    mean, shift = (x.mean(-1, keepdims=True), array(layer.weights[1])) if norm == "layer" else (0.0, 0.0)
+    expected = (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 0.25) * array(layer.weights[0]) + shift
+    np.testing.assert_allclose(array(layer(ops.array(x))), expected, atol=1e-5)
+    assert type(layer).from_config(layer.get_config()).epsilon == 0.25
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "swiglu"])
+def test_feed_forward_equals_its_formula(activation, use_bias):
+    layer = with_weights(FeedForward(6, activation, use_bias), (None, None, 8))
+    assert len(layer.weights) == (4 if use_bias else 2)
     x = normal(2, 3, 8)
     (inner, inner_bias), (outer, outer_bias) = dense(layer.inner), dense(layer.outer)
     hidden = x @ inner + inner_bias
     if activation == "gelu":
         hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    elif activation == "gelu_tanh":
+        hidden = hidden * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
     elif activation == "relu":
         hidden = np.maximum(hidden, 0)
     else:
@@ -245,8 +259,14 @@ def test_a_block_comes_back_from_its_config(cross_attention):
         norm_first=False,
         cross_attention=cross_attention,
         causal=True,
-        rotary=True,
+        rotary={"base": 50.0},
         dropout=0.1,
+        norm_epsilon=1e-3,
+        head_dim=6,
+        qkv_bias=False,
+        output_bias=False,
+        feedforward_bias=False,
+        qk_norm=True,
     )
     again = TransformerBlock.from_config(block.get_config())
     assert again.get_config() == block.get_config()

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_llm.config import MaskingConfig
-from keras_llm.data.masking import FIRST_ID, MASK_ID, mask_tokens
+from keras_llm.data.masking import SpecialIds, mask_tokens
 from keras_llm.data.prepared import in_memory
 from keras_llm.data.sentences import MaskedSentences
 from keras_llm.errors import UserError
 
 V = 50_000
+MASK_ID, FIRST_ID = 4, 5
 NSP, MLM = MaskingConfig(), MaskingConfig(next_sentence=False)
 
 
@@ -233,3 +234,18 @@ def test_too_little_is_refused():
     with pytest.raises(UserError, match="text for 1 rows"):
         source([[3, 4, 5]], MLM, batch_size=4).checked()
     assert source([[3, 4], [5]], batch_size=1).checked().steps_per_epoch == 2
+
+
+def test_ids_of_another_vocabulary():
+    """A checkpoint has its special tokens elsewhere: they frame rows, hide tokens, and are never shown instead of one."""
+    special = SpecialIds(start=101, end=102, mask=103, others=frozenset({0, 100}))
+    assert special.ordinary(106).tolist() == [*range(1, 100), 104, 105]
+    document = {"token_ids": np.arange(1, 90), "starts_word": np.ones(89, bool), "sentence_lengths": np.array([40, 49])}
+    batches = MaskedSentences(in_memory([document] * 9), 4, 64, 160, MLM, seed=0, special=special)
+    shown = set()
+    for step in range(20):
+        batch = batches[step]
+        assert (batch["token_ids"][:, 0] == 101).all() and (batch["token_ids"] == 102).any(1).all()
+        at = np.take_along_axis(batch["token_ids"], batch["mask_positions"], 1)[batch["label_weights"] > 0]
+        shown |= set(at.tolist())
+    assert 103 in shown and not shown & {0, 100, 101, 102} and max(shown) > 103

@@ -32,6 +32,22 @@ MODELS = {
     "lstm attention": (LSTMAttentionLanguageModel, {"num_layers": 1}),
     "transformer rotary": (TransformerLanguageModel, {"num_kv_heads": 1, "activation": "swiglu"}),
     "transformer learned": (TransformerLanguageModel, {"positions": "learned", "norm": "layer", "tied": False}),
+    "transformer like GPT-2": (
+        TransformerLanguageModel,
+        {"positions": "learned", "norm": "layer", "activation": "gelu_tanh", "scale_embedding": False},
+    ),
+    "transformer like Qwen3": (
+        TransformerLanguageModel,
+        {
+            "num_kv_heads": 1,
+            "head_dim": 6,
+            "activation": "swiglu",
+            "qk_norm": True,
+            "norm_epsilon": 1e-6,
+            "rotary_base": 1e6,
+            **dict.fromkeys(["qkv_bias", "output_bias", "feedforward_bias", "scale_embedding"], False),
+        },
+    ),
     "transformer sinusoidal": (TransformerLanguageModel, {"positions": "sinusoidal", "norm_first": False}),
 }
 # Texts are scored where they are read: in TensorFlow graphs.

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 import keras_llm
 from keras_llm.config import validate
-from keras_llm.data.masking import MASK_ID
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.requests import DIFFICULT
@@ -127,8 +126,8 @@ def test_masks_are_filled_with_the_most_probable_tokens(task):
     text = "The cat eats [MASK]. 它叫[MASK]咪。"
     found = task.ask([{"text": text}])[0]
     parts = tokenizer.encode(["The cat eats ", ". 它叫", "咪。"]).to_list()
-    ids = [2, *parts[0], MASK_ID, *parts[1], MASK_ID, *parts[2], 3]
-    places = [i for i, id_ in enumerate(ids) if id_ == MASK_ID]
+    ids = [2, *parts[0], 4, *parts[1], 4, *parts[2], 3]
+    places = [i for i, id_ in enumerate(ids) if id_ == 4]
     x = {"token_ids": [ids], "segment_ids": [[0] * len(ids)], "mask_positions": [places]}
     logits = task.model({name: np.array(value, "int32") for name, value in x.items()})["tokens"][0]
     probabilities = tf.nn.softmax(logits).numpy()

@@ -64,7 +64,7 @@ texts = st.lists(
 )
 HARD = ["", " ", "  lead and trail  ", "\n\r\n\t", "a\0b", "▁", "▁ ▁▁", "\ue001\ue000▁", "".join(TRICKY), "a" * 300]
 HARD += ["语言模型是什么？", "What is a language model?", "ｆｕｌｌ　ｗｉｄｔｈ！", "𠮷野家😀", "x\ufeff"]
-KINDS = sorted(TOKENIZERS)
+KINDS = sorted(kind for kind in TOKENIZERS if kind != "bert")  # which is not trained: see test_text_bert.py
 REVERSIBLE = sorted(kind for kind in KINDS if TOKENIZERS[kind].reversible)
 WITH_OFFSETS = sorted(kind for kind in KINDS if TOKENIZERS[kind].has_offsets)
 _trained = {}
@@ -72,7 +72,11 @@ _trained = {}
 
 def trained(kind, policy="identity"):
     if (kind, policy) not in _trained:
-        _trained[kind, policy] = TOKENIZERS[kind].train(TRAINING, 420, policy)
+        _trained[kind, policy] = tokenizer = TOKENIZERS[kind].train(TRAINING, 420, policy)
+        if kind == "byte_pair":  # whose loop of many small steps takes long outside of a graph
+            for name in ("encode", "encode_with_offsets"):
+                strings = tf.TensorSpec([None], tf.string)
+                setattr(tokenizer, name, tf.function(getattr(tokenizer, name), [strings], autograph=False))
     return _trained[kind, policy]
 
 
@@ -85,6 +89,7 @@ def test_what_a_tokenizer_says_of_itself(kind):
         "wordpiece": (False, True),
         "sentencepiece": (True, False),
         "characters": (True, True),
+        "byte_pair": (True, True),
         "words": (False, True),
     }[kind]
     assert tokenizer.vocabulary_size <= 420
@@ -151,6 +156,10 @@ def test_offsets_slice_the_source(kind, policy, texts):
             parts.append(text.encode()[start:end].decode())  # never half a character
     pieces = tokenizer.decode(ids.values[:, None]).numpy()
     for id_, part, norm, piece in zip(ids.values.numpy(), parts, normalise(parts, policy).numpy(), pieces, strict=True):
+        if kind == "byte_pair":  # the space before a word is in its token, but not in its place
+            piece = piece[len(piece) > 1 and piece.startswith(b" ") :]
+            if "\ufffd" in piece.decode():  # a part of a character
+                continue
         if id_ != tokenizer.unknown_id and not (kind == "characters" and id_ < 260):
             assert piece in norm and (policy != "identity" or piece.decode() == part)
 

@@ -3,11 +3,39 @@
 Shapes: B batch, T row length, P predictions of a row.
 """
 
+import dataclasses
+
 import numpy as np
 
-# What the WordPiece tokenizer calls them.
-START_ID, END_ID, MASK_ID, FIRST_ID = 2, 3, 4, 5
 MASKED, EXCHANGED = 0.8, 0.1  # shares of the hidden tokens; the rest is shown as it is
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Ids that are no text; the defaults are those of the tokenizers that are trained here, with padding 0 and unknown 1.
+
+    Attributes:
+        start, end, mask: what frames a row and hides a token.
+        others: all others.
+    """
+
+    start: int = 2
+    end: int = 3
+    mask: int = 4
+    others: frozenset[int] = frozenset({0, 1})
+
+    def ordinary(self, vocabulary_size: int) -> np.ndarray:
+        """All other ids of the vocabulary, ascending.
+
+        Example:
+
+        >>> SpecialIds().ordinary(8).tolist()
+        [5, 6, 7]
+        """
+        return np.delete(np.arange(vocabulary_size), [self.start, self.end, self.mask, *self.others])
+
+
+SPECIAL_IDS = SpecialIds()
 
 
 def predictions_of(length: int, share: float) -> int:
@@ -29,6 +57,7 @@ def mask_tokens(
     most: int,
     vocabulary_size: int,
     random: np.random.Generator,
+    special: SpecialIds = SPECIAL_IDS,
 ) -> dict[str, np.ndarray]:
     """Hides whole words, drawn at random until `share` of a row's ordinary tokens are hidden (at least one).
 
@@ -41,8 +70,9 @@ def mask_tokens(
         ordinary: bool [B, T], true at tokens that may be hidden: no special tokens, no padding.
         share: of the ordinary tokens.
         most: P.
-        vocabulary_size: random tokens are drawn from the ids between the special ones and this.
+        vocabulary_size: random tokens are drawn from the ids below this that are not special.
         random: decides everything.
+        special: which ids are.
 
     Returns:
         `token_ids` int32 [B, T] with masks; `mask_positions` int32 [B, P], ascending, then 0; `labels` int32 [B, P], the ids
@@ -54,9 +84,10 @@ def mask_tokens(
     budget = np.minimum(np.maximum(np.round(share * ordinary.sum(1)), 1), most).astype("int64")
     hidden = _choose_words(starts_word, ordinary, budget, random)
     dice = random.random(ids.shape)
-    shown = np.where(hidden & (dice < MASKED), MASK_ID, ids)
+    shown = np.where(hidden & (dice < MASKED), special.mask, ids)
     exchanged = hidden & (dice >= MASKED) & (dice < MASKED + EXCHANGED)
-    shown[exchanged] = random.integers(FIRST_ID, vocabulary_size, exchanged.sum())
+    others = special.ordinary(vocabulary_size)
+    shown[exchanged] = others[random.integers(0, len(others), exchanged.sum())]
     positions = np.argsort(~hidden, axis=1, kind="stable")[:, :most]  # the hidden ones first
     if length < most:
         positions = np.pad(positions, ((0, 0), (0, most - length)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_llm.config import MaskingConfig
 from keras_llm.data.batches import Steps, in_pools
-from keras_llm.data.masking import END_ID, START_ID, mask_tokens, predictions_of
+from keras_llm.data.masking import SPECIAL_IDS, SpecialIds, mask_tokens, predictions_of
 from keras_llm.data.prepared import Prepared
 from keras_llm.errors import UserError
 
@@ -57,6 +57,7 @@ class MaskedSentences(Steps):
         masking: shares, and whether there are pairs.
         seed: of everything.
         multiple: T of a batch is rounded up to one of it, at most `length`.
+        special: the ids of [CLS], [SEP], [MASK] and others that are no text.
 
     A batch: `token_ids`, `segment_ids` int32 [B, T] (1 in B and its [SEP]), `mask_positions`, `labels` int32 [B, P],
     `label_weights` float32 [B, P]; with pairs `next_labels` int32 [B] (1: B follows A), `next_weights` float32 [B].
@@ -81,7 +82,9 @@ class MaskedSentences(Steps):
         masking: MaskingConfig,
         seed: int = 0,
         multiple: int = 8,
+        special: SpecialIds = SPECIAL_IDS,
     ):
+        self.special = special
         self.ids, self.starts_word = prepared.features["token_ids"], prepared.features["starts_word"]
         self.batch_size, self.length, self.vocabulary_size = batch_size, length, vocabulary_size
         self.masking, self.seed, self.multiple = masking, seed, multiple
@@ -156,7 +159,7 @@ class MaskedSentences(Steps):
         shape = (len(chosen), width)
         ids, segments = np.zeros(shape, "int32"), np.zeros(shape, "int32")
         starts, ordinary = np.zeros(shape, bool), np.zeros(shape, bool)
-        ids[:, 0] = START_ID
+        ids[:, 0] = self.special.start
         for place, row in enumerate(chosen):
             at = 1
             for number, (begin, end) in enumerate(rows.parts[row]):
@@ -164,12 +167,14 @@ class MaskedSentences(Steps):
                 ids[place, text] = self.ids[begin:end]
                 starts[place, text] = self.starts_word[begin:end] if self.masking.whole_words else True
                 ordinary[place, text] = True
-                ids[place, text.stop] = END_ID
+                ids[place, text.stop] = self.special.end
                 if self.masking.next_sentence:
                     segments[place, at : text.stop + 1] = number
                 at = text.stop + 1
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, 1])))
-        batch = mask_tokens(ids, starts, ordinary, self.masking.mask_share, self.most, self.vocabulary_size, generator)
+        batch = mask_tokens(
+            ids, starts, ordinary, self.masking.mask_share, self.most, self.vocabulary_size, generator, self.special
+        )
         batch["segment_ids"] = segments
         if self.masking.next_sentence:
             batch["next_labels"] = np.array([rows.is_next[row] for row in chosen], "int32")

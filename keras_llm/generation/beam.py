@@ -8,7 +8,7 @@ import math
 import keras
 from keras import ops
 
-from keras_llm.generation.logits import FORBIDDEN, Rules, check
+from keras_llm.generation.logits import FORBIDDEN, Rules, check, ends
 
 # Sums of log-probabilities below this hold a forbidden token or belong to no text at all.
 DEAD = FORBIDDEN / 10
@@ -45,7 +45,7 @@ def beam_search(
         forced: as for `greedy`.
 
     Returns:
-        ids: int32 [B, N, T], best first, without `end_id`, then `pad_id`.
+        ids: int32 [B, N, T], best first, without the end, then `pad_id`.
         scores: float32 [B, N]; -1e30 where there are fewer texts than N.
 
     Example:
@@ -61,7 +61,8 @@ def beam_search(
     """
     check("num_beams", num_beams, 1, math.inf)
     check("num_results", num_results, 1, num_beams)
-    beams, wide = num_beams, 2 * num_beams
+    beams, kinds = num_beams, len(end_id) if isinstance(end_id, (tuple, list)) else 1
+    wide = (1 + kinds) * beams
     rules = rules or Rules()
     limit = max_length if rules.max_length is None else ops.minimum(_row(rules.max_length, "int32"), max_length)
     length_penalty = _row(length_penalty, "float32")
@@ -104,27 +105,27 @@ def beam_search(
             # A certain token: the one beam that lives goes on with it, at no cost.
             is_token = ops.arange(size) == ops.expand_dims(ops.repeat(forced.token(turn), beams), 1)
             log_probs = ops.where(ops.expand_dims(each >= 0, 1), log_probs, ops.where(is_token, 0.0, FORBIDDEN))
-        # Of 2 K continuations at most K end, so K are left to go on with.
+        # A beam ends in as many ways as there are ends: of 2 K continuations, with one end, K are left to go on with.
         sums = ops.reshape(ops.reshape(sums, (-1, 1)) + log_probs, (-1, beams * size))
         sums, places = ops.top_k(sums, wide)  # [B, 2 K]
         places = ops.cast(places, "int32")
         beam, ids = places // size, places % size
-        ends = ids == end_id
+        stops = ends(ids, end_id)
         if forced is not None:
-            ends = ops.logical_and(ends, position >= 0)
+            stops = ops.logical_and(stops, position >= 0)
         tokens = _pick(tokens, beam)  # [B, 2 K, T]
         here = columns == (position if forced is None else ops.expand_dims(position, 2))
-        tokens = ops.where(here, ops.expand_dims(ops.where(ends, pad_id, ids), 2), tokens)
+        tokens = ops.where(here, ops.expand_dims(ops.where(stops, pad_id, ids), 2), tokens)
 
         # Texts that end here compete with those found before; where the room ends, all do.
-        ends_now = ops.logical_or(ends, position + 1 >= limit)
+        ends_now = ops.logical_or(stops, position + 1 >= limit)
         counts = ops.logical_and(ops.logical_and(ends_now, ops.arange(wide) < beams), sums > DEAD)
         counts = ops.logical_and(counts, open_)
         candidates = ops.where(counts, score(sums, position + 1), FORBIDDEN)
         scores, chosen = ops.top_k(ops.concatenate([scores, candidates], axis=1), num_results)
         found = _pick(ops.concatenate([found, tokens], axis=1), ops.cast(chosen, "int32"))
 
-        sums, going = ops.top_k(ops.where(ends, FORBIDDEN, sums), beams)  # [B, K]
+        sums, going = ops.top_k(ops.where(stops, FORBIDDEN, sums), beams)  # [B, K]
         going = ops.cast(going, "int32")
         ids, tokens = _choose(ids, going), _pick(tokens, going)
         rows = ops.reshape(first_row * beams + _choose(beam, going), (-1,))

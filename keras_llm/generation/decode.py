@@ -11,7 +11,7 @@ import math
 from keras import ops
 
 from keras_llm.generation.filters import apply_temperature, keep_min_p, keep_top_k, keep_top_p
-from keras_llm.generation.logits import Rules, check, column, is_off
+from keras_llm.generation.logits import Rules, check, column, ends, is_off
 from keras_llm.generation.noise import uniforms
 
 
@@ -22,14 +22,14 @@ def greedy(step, start_ids, state, end_id, pad_id, max_length, rules=None, force
         step: function (ids int32 [B], state) -> (logits [B, V], state). The state is any nest of dicts and tuples of tensors.
         start_ids: int [B], what each row begins with; not part of the result.
         state: the state before the first step.
-        end_id: the token that ends a row.
+        end_id: the token that ends a row, or a tuple of them.
         pad_id: fills a row after its end.
         max_length: T, a Python int.
         rules: `Rules` that the text obeys; None: none.
         forced: `Forced` tokens that come first; None: none.
 
     Returns:
-        ids: int32 [B, T], without `end_id`.
+        ids: int32 [B, T], without the end.
         log_probs: float32 [B, T], the log-probability of each token and, one place after the last, of the end; 0.0
             afterwards. It is the model's own, before the rules.
 
@@ -122,11 +122,11 @@ def loop(choose, step, start_ids, state, end_id, pad_id, max_length, rules=None,
         logits, state = step(ids, state)
         place = position if forced is None else forced.place(position)
         ids, score = choose(ops.cast(logits, "float32"), tokens, place)
-        ends = ids == end_id
+        stops = ends(ids, end_id)
         if forced is not None:
-            ends = ops.logical_and(ends, place >= 0)
+            stops = ops.logical_and(stops, place >= 0)
         score = ops.where(ended, 0.0, score)
-        ended = ops.logical_or(ended, ends)
+        ended = ops.logical_or(ended, stops)
         ids = ops.where(ended, pad_id, ids)
         here = columns == column(place, "int32")  # nowhere while a row is forced
         tokens = ops.where(here, ids[:, None], tokens)

@@ -8,6 +8,7 @@ Shapes: B batch, V vocabulary, P prompt length, T the greatest length, L = P + T
 """
 
 import dataclasses
+import functools
 import math
 import numbers
 from typing import Any
@@ -59,7 +60,7 @@ class Rules:
             logits: float32 [B, V].
             tokens: int32 [B, T], what has been generated: `position` tokens, then `pad_id`.
             position: int scalar, or [B] where rows are at different places.
-            end_id: the token that ends a row.
+            end_id: the token that ends a row, or a tuple of them.
             pad_id: where there is no token.
 
         Returns:
@@ -187,10 +188,23 @@ def forbid_end(logits, position, end_id, min_length):
     >>> forbid_end(keras.ops.array([[1.0, 2.0]]), position=0, end_id=1, min_length=1)
     [[1.0, -1e30]]
     """
-    is_end = ops.arange(ops.shape(logits)[1]) == end_id
+    is_end = ends(ops.arange(ops.shape(logits)[1]), end_id)
     return ops.where(
         ops.logical_and(is_end, column(position, "int32") < column(min_length, "int32")), FORBIDDEN, logits
     )
+
+
+def ends(ids, end_id):
+    """Where ids, any shape, are the end, or one of several: bool of that shape.
+
+    Example:
+
+    >>> keras.ops.convert_to_numpy(ends(keras.ops.array([1, 2, 3]), (1, 3))).tolist()
+    [True, False, True]
+    """
+    if not isinstance(end_id, (tuple, list)):
+        return ids == end_id
+    return functools.reduce(ops.logical_or, [ids == one for one in end_id])
 
 
 def column(value, dtype):

@@ -6,7 +6,6 @@ tokenizers are Python functions. Every encoder has `encode`, `decode`, `pieces` 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import tensorflow_text as tf_text
 from keras_llm.errors import UserError
 from keras_llm.text.bert import BertEncoder
 from keras_llm.text.byte_pair import BytePairEncoder
-from keras_llm.text.splitting import SPLITTINGS, Splitting
+from keras_llm.text.splitting import SPLITTINGS, Splitting, splitting_of
 from keras_llm.text.unicode import sanitise
 
 # How the makers of a family split text, where the folder does not say so.
@@ -95,7 +94,7 @@ def make_encoder(tokenizer, folder: Path):
         return BytePairEncoder(
             tokenizer.vocabulary,
             [merge for merge in tokenizer.merges if merge and not merge.startswith("#version")],
-            splitting_of(name, folder),
+            splitting_of_family(name, folder),
             sorted(_special_ids(tokenizer)),
             tokenizer.add_prefix_space,
         )
@@ -117,7 +116,7 @@ def make_encoder(tokenizer, folder: Path):
     )
 
 
-def splitting_of(name: str, folder: Path) -> Splitting:
+def splitting_of_family(name: str, folder: Path) -> Splitting:
     """How a byte-pair tokenizer splits text into words: what the folder's tokenizer.json says, else what its family does.
 
     Args:
@@ -135,30 +134,7 @@ def splitting_of(name: str, folder: Path) -> Splitting:
             f"A byte-pair tokenizer must split text as one of {', '.join(FAMILIES)} does. Received: {name} of {folder}. "
             "Put its Hugging Face tokenizer.json into the folder, or export another model."
         )
-    steps = described["pre_tokenizer"] or {}
-    steps = steps.get("pretokenizers", [steps])
-    sources = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
-    sources += [
-        SPLITTINGS["gpt2"].source for step in steps if step.get("type") == "ByteLevel" and step.get("use_regex", True)
-    ]
-    known = {splitting.source: splitting for splitting in SPLITTINGS.values()}
-    kinds = {step.get("type") for step in steps}
-    if len(sources) != 1 or sources[0] not in known or not kinds <= {"Split", "ByteLevel"}:
-        raise UserError(
-            f"A byte-pair tokenizer must split text as {', '.join(SPLITTINGS)} do. Received: {folder / 'tokenizer.json'} with "
-            f"{json.dumps(described['pre_tokenizer'], ensure_ascii=False)[:300]}. Export another model."
-        )
-    normalizer = (described.get("normalizer") or {}).get("type")
-    if normalizer not in (None, "NFC", "NFKC"):
-        raise UserError(
-            f"A byte-pair tokenizer must leave text as it is, or in NFC or NFKC. Received: {folder / 'tokenizer.json'} with the "
-            f"normalizer {normalizer}. Export another model."
-        )
-    return dataclasses.replace(
-        known[sources[0]],
-        normal_form=(normalizer or "identity").lower(),
-        whole_words=bool(described.get("model", {}).get("ignore_merges")),
-    )
+    return splitting_of(described, folder / "tokenizer.json")
 
 
 def _special_ids(tokenizer) -> set[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras_hub
 
+from keras_llm.checkpoints.sentence_encoders import pooling_of
 from keras_llm.errors import UserError
 from keras_llm.hub.encoders import make_encoder
 from keras_llm.hub.encoding import Classifier, Embedder, MaskedLM
@@ -121,7 +122,8 @@ def _encoder(folder, kind, config, model, preprocessor, tokenizer, limit, longes
         raise UserError(
             f"An embedding is made by an encoder. Received: {folder} with {type(backbone).__name__}. Choose another --task."
         )
-    how = _pooling(folder)
+    pooling, normalised = pooling_of(folder)
+    how = {"pooling": "cls" if pooling == "first" else pooling, "normalised": normalised}
     if backbone is not model:
         how = {"pooling": model.pooling_mode, "normalised": model.normalize}
     return Embedder(arguments[0], backbone, *arguments[2:], **how)
@@ -213,33 +215,6 @@ def _limit(folder, kind, model, preprocessor, wanted) -> int:
     for name in ("encoder_sequence_length", "sequence_length"):
         said = said or getattr(preprocessor, name, None)
     return min(said or LONGEST, most or said or LONGEST)
-
-
-def _pooling(folder) -> dict:
-    """What sentence-transformers' files say; without them, the mean of length 1, as KerasHub's embedders have it."""
-    modules = _read(folder, "modules.json", optional=True)
-    settings = _read(folder, "1_Pooling/config.json", optional=True)
-    modes = {
-        name.removeprefix("pooling_mode_"): on for name, on in settings.items() if name.startswith("pooling_mode_")
-    }
-    on = [name for name, is_on in modes.items() if is_on] or ["mean_tokens"]
-    known = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
-    if len(on) != 1 or on[0] not in known:
-        raise UserError(
-            f"{folder / '1_Pooling/config.json'} must choose one of {', '.join(known)}. Received: {', '.join(on)}."
-        )
-    strange = [
-        m.get("type", "")
-        for m in modules or ()
-        if not str(m.get("type", "")).endswith(("Transformer", "Pooling", "Normalize"))
-    ]
-    if strange:
-        raise UserError(
-            f"{folder / 'modules.json'} must consist of Transformer, Pooling and Normalize. Received: {', '.join(strange)}. "
-            "Export a model without such a layer."
-        )
-    normalised = not modules or any(str(module.get("type", "")).endswith("Normalize") for module in modules)
-    return {"pooling": known[on[0]], "normalised": normalised}
 
 
 def _more_ends(folder) -> list[int]:

@@ -6,6 +6,7 @@ Shapes: B batch, T length, H heads, D width, V vocabulary, d = D / H width of a 
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -148,7 +149,7 @@ class SinusoidalPositions(keras.layers.Layer):
     def call(self, x, positions=None):
         if positions is None:
             positions = ops.arange(ops.shape(x)[1])
-        angles = _angles(positions, self.dim, self.base)  # [..., T, D / 2]
+        angles = _angles(positions, frequencies(self.dim, self.base))  # [..., T, D / 2]
         pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # [..., T, D / 2, 2]
         waves = ops.reshape(pairs, (*ops.shape(angles)[:-1], self.dim))  # [..., T, D]
         return x + ops.cast(waves, x.dtype)
@@ -167,6 +168,10 @@ class RotaryEmbedding(keras.layers.Layer):
     Args:
         head_dim: d, even.
         base: the slowest pair turns once in base · 2π positions.
+        scaling: how the turning was slowed down for longer texts, None or a dict: {"kind": "linear", "factor": s} slows all
+            pairs down s times, {"kind": "llama3", "factor": s, "low_frequency_factor": a, "high_frequency_factor": b,
+            "original_length": n} those that turn less than a times in n positions; those that turn more than b times stay,
+            and what lies between goes over from one to the other.
 
     Call:
         x: [B, T, H, d], queries or keys.
@@ -177,21 +182,26 @@ class RotaryEmbedding(keras.layers.Layer):
     >>> RotaryEmbedding(8)(keras.ops.ones((1, 3, 2, 8))).shape
     TensorShape([1, 3, 2, 8])
 
-    Reference: Su et al. 2021, https://arxiv.org/abs/2104.09864.
+    Reference: Su et al. 2021, https://arxiv.org/abs/2104.09864; Chen et al. 2023, https://arxiv.org/abs/2306.15595 (linear
+    scaling); Llama team 2024, https://arxiv.org/abs/2407.21783 (Llama 3.1).
     """
 
-    def __init__(self, head_dim, base=10000.0, **kwargs):
+    def __init__(self, head_dim, base=10000.0, scaling=None, **kwargs):
         super().__init__(**kwargs)
         if head_dim % 2:
             raise ValueError(f"head_dim must be even. Received: head_dim={head_dim}.")
+        if scaling and scaling.get("kind") not in ("linear", "llama3"):
+            raise ValueError(f'scaling is of kind "linear" or "llama3". Received: scaling={scaling!r}.')
         self.head_dim = head_dim
         self.base = base
+        self.scaling = scaling
 
     def call(self, x, positions=None):
         if positions is None:
             positions = ops.arange(ops.shape(x)[1])
         # Angles in float32 always: in half precision positions above 256 would fall together.
-        angles = ops.expand_dims(_angles(positions, self.head_dim, self.base), -2)  # [..., T, 1, d / 2]
+        turning = scaled(frequencies(self.head_dim, self.base), self.scaling)
+        angles = ops.expand_dims(_angles(positions, turning), -2)  # [..., T, 1, d / 2]
         cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
         first, second = ops.split(x, 2, axis=-1)  # each [B, T, H, d / 2]
         return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -200,11 +210,33 @@ class RotaryEmbedding(keras.layers.Layer):
         return x_shape
 
     def get_config(self):
-        return {**super().get_config(), "head_dim": self.head_dim, "base": self.base}
+        return {**super().get_config(), "head_dim": self.head_dim, "base": self.base, "scaling": self.scaling}
 
 
-def _angles(positions, dim, base):
-    """float32 [..., T, dim / 2]: position · base^(-2i / dim)."""
-    exponents = ops.arange(0, dim, 2, dtype="float32") / dim
-    frequencies = ops.exp(exponents * -math.log(base))
-    return ops.expand_dims(ops.cast(positions, "float32"), -1) * frequencies
+def frequencies(dim, base):
+    """By how much each pair turns in a position: NumPy float64 [dim / 2], base^(-2i / dim)."""
+    return float(base) ** (-np.arange(0, dim, 2) / dim)
+
+
+def scaled(turning, scaling):
+    """What `frequencies` gives, slowed down as `RotaryEmbedding` says.
+
+    Example:
+
+    >>> scaled(np.array([1.0, 0.1]), {"kind": "linear", "factor": 2.0}).tolist()
+    [0.5, 0.05]
+    """
+    if scaling is None:
+        return turning
+    slow = turning / scaling["factor"]
+    if scaling["kind"] == "linear":
+        return slow
+    low, high = scaling["low_frequency_factor"], scaling["high_frequency_factor"]
+    turns = scaling["original_length"] * turning / (2 * math.pi)
+    stays = np.clip((turns - low) / (high - low), 0, 1)
+    return stays * turning + (1 - stays) * slow
+
+
+def _angles(positions, turning):
+    """float32 [..., T, dim / 2]: position · what each pair turns in one."""
+    return ops.expand_dims(ops.cast(positions, "float32"), -1) * ops.convert_to_tensor(turning, "float32")

@@ -1,6 +1,6 @@
 """Multi-head attention over the sequence itself or over a memory, whole or step by step with a key/value cache.
 
-Shapes: B batch, T query length, S memory length, H heads, K key/value heads, D width, d = D / H width of a head.
+Shapes: B batch, T query length, S memory length, H heads, K key/value heads, D width, d width of a head.
 Masks are true at what may be seen. Scores are masked and normalised in float32 whatever the compute dtype is.
 """
 
@@ -11,6 +11,7 @@ from keras_llm.layers.attention import penalty
 from keras_llm.layers.cache import empty, write
 from keras_llm.layers.embedding import RotaryEmbedding
 from keras_llm.layers.linear import Linear, reshape
+from keras_llm.layers.normalization import EPSILON, RMSNorm
 
 
 class MultiHeadAttention(keras.layers.Layer):
@@ -18,12 +19,16 @@ class MultiHeadAttention(keras.layers.Layer):
     K = 1: multi-query), over the sequence itself or over a memory, whole or step by step with a cache.
 
     Args:
-        num_heads: H; must divide D.
+        num_heads: H.
         num_kv_heads: K; must divide H; 0 means H.
         cross: attend to a memory rather than to `x` itself.
-        rotary: turn queries and keys by their positions (self-attention only).
+        rotary: turn queries and keys by their positions (self-attention only): True, or a dict of `RotaryEmbedding`'s arguments.
         dropout: share of the attention weights dropped while training.
-        use_bias: biases in the four projections.
+        head_dim: d; 0 means D / H, which H must divide.
+        qkv_bias: biases in the projections of queries, keys and values.
+        output_bias: bias in the projection of the result.
+        qk_norm: normalise each head's queries and keys by their root mean square, before they are turned (self-attention only).
+        norm_epsilon: of that normalisation.
 
     Call:
         x: [B, T, D], the queries.
@@ -47,34 +52,54 @@ class MultiHeadAttention(keras.layers.Layer):
     >>> attend(keras.ops.ones((1, 5, 16)), causal=True).shape
     TensorShape([1, 5, 16])
 
-    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Ainslie et al. 2023, https://arxiv.org/abs/2305.13245.
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Ainslie et al. 2023, https://arxiv.org/abs/2305.13245;
+    Henry et al. 2020, https://arxiv.org/abs/2010.04245 (normalised queries and keys).
     """
 
-    def __init__(self, num_heads, num_kv_heads=0, cross=False, rotary=False, dropout=0.0, use_bias=True, **kwargs):
+    def __init__(
+        self,
+        num_heads,
+        num_kv_heads=0,
+        cross=False,
+        rotary=False,
+        dropout=0.0,
+        head_dim=0,
+        qkv_bias=True,
+        output_bias=True,
+        qk_norm=False,
+        norm_epsilon=EPSILON,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads or num_heads
         self.cross = cross
         self.rotary = rotary
         self.dropout = dropout
-        self.use_bias = use_bias
+        self.head_dim = head_dim
+        self.qkv_bias = qkv_bias
+        self.output_bias = output_bias
+        self.qk_norm = qk_norm
+        self.norm_epsilon = norm_epsilon
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "num_heads must be a multiple of num_kv_heads. "
                 f"Received: num_heads={num_heads}, num_kv_heads={num_kv_heads}."
             )
         if cross and rotary:
-            raise ValueError("Rotary positions are for self-attention. Received: cross=True, rotary=True.")
+            raise ValueError(f"Rotary positions are for self-attention. Received: cross=True, rotary={rotary!r}.")
+        if cross and qk_norm:
+            raise ValueError("Queries and keys are normalised in self-attention. Received: cross=True, qk_norm=True.")
 
     def build(self, x_shape, memory_shape=None):
         width = x_shape[-1]
-        if width % self.num_heads:
+        if not self.head_dim and width % self.num_heads:
             raise ValueError(
                 f"The width must be a multiple of num_heads. Received: width={width}, num_heads={self.num_heads}."
             )
-        self.head_dim = width // self.num_heads
-        kv_dim = self.num_kv_heads * self.head_dim
-        dense = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
+        self.head_dim = self.head_dim or width // self.num_heads
+        query_dim, kv_dim = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        dense = {"use_bias": self.qkv_bias, "dtype": self.dtype_policy}
 
         # One product for queries, keys and values is faster than three; each part keeps its own glorot limit.
         def initialise(*fans):
@@ -96,15 +121,21 @@ class MultiHeadAttention(keras.layers.Layer):
         else:
             self.qkv_projection = Linear(
                 (self.num_heads + 2 * self.num_kv_heads, self.head_dim),
-                kernel_initializer=initialise(width, kv_dim, kv_dim),
+                kernel_initializer=initialise(query_dim, kv_dim, kv_dim),
                 name="query_key_value",
                 **dense,
             )
             self.qkv_projection.build(x_shape)
             if self.rotary:
-                self.rotate = RotaryEmbedding(self.head_dim, dtype=self.dtype_policy, name="rotary")
-        self.output_projection = Linear(width, name="output", **dense)
-        self.output_projection.build(x_shape)
+                settings = self.rotary if isinstance(self.rotary, dict) else {}
+                self.rotate = RotaryEmbedding(self.head_dim, dtype=self.dtype_policy, name="rotary", **settings)
+            if self.qk_norm:
+                norm = {"epsilon": self.norm_epsilon, "dtype": self.dtype_policy}
+                self.query_norm, self.key_norm = RMSNorm(name="query_norm", **norm), RMSNorm(name="key_norm", **norm)
+                self.query_norm.build((None, None, self.num_heads, self.head_dim))
+                self.key_norm.build((None, None, self.num_kv_heads, self.head_dim))
+        self.output_projection = Linear(width, use_bias=self.output_bias, dtype=self.dtype_policy, name="output")
+        self.output_projection.build((*x_shape[:-1], query_dim))
         self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
 
     def project_memory(self, memory):
@@ -146,7 +177,8 @@ class MultiHeadAttention(keras.layers.Layer):
             apart = penalty(segment_ids[:, None, :, None] == segment_ids[:, None, None, :])  # [B, 1, T, T]
             hidden = apart if hidden is None else hidden + apart
         y, weights = self._attend(query, key, value, hidden, training)
-        y = reshape(ops.transpose(y, (0, 2, 1, 3)), ops.shape(x))  # [B, H, T, d] -> [B, T, D]
+        y = ops.transpose(y, (0, 2, 1, 3))  # [B, H, T, d] -> [B, T, H, d]
+        y = reshape(y, (*ops.shape(x)[:2], self.num_heads * self.head_dim))
         result = (self.output_projection(y),)
         if cache is not None:
             result += (cache,)
@@ -158,6 +190,9 @@ class MultiHeadAttention(keras.layers.Layer):
         """x [B, T, D] -> queries [B, H, T, d], keys and values [B, K, T, d]."""
         rotated = self.num_heads + self.num_kv_heads
         qkv = self.qkv_projection(x)  # [B, T, H + 2 K, d]
+        if self.qk_norm:
+            query, key, value = ops.split(qkv, (self.num_heads, rotated), axis=2)
+            qkv = ops.concatenate([self.query_norm(query), self.key_norm(key), value], axis=2)
         if self.rotary:
             if positions is None:
                 positions = ops.arange(ops.shape(x)[1]) + (0 if position is None else position)
@@ -199,7 +234,11 @@ class MultiHeadAttention(keras.layers.Layer):
             "cross": self.cross,
             "rotary": self.rotary,
             "dropout": self.dropout,
-            "use_bias": self.use_bias,
+            "head_dim": self.head_dim,
+            "qkv_bias": self.qkv_bias,
+            "output_bias": self.output_bias,
+            "qk_norm": self.qk_norm,
+            "norm_epsilon": self.norm_epsilon,
         }
         return {**super().get_config(), **config}
 

@@ -9,7 +9,22 @@ from keras import ops
 EPSILON = 1e-5
 
 
-class LayerNorm(keras.layers.Layer):
+class Normalisation(keras.layers.Layer):
+    """What both kinds share.
+
+    Args:
+        epsilon: ε, added to the variance or the mean of squares.
+    """
+
+    def __init__(self, epsilon=EPSILON, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+class LayerNorm(Normalisation):
     """(x - mean) / sqrt(variance + ε) · scale + shift.
 
     Call: x [..., D] -> [..., D].
@@ -29,13 +44,13 @@ class LayerNorm(keras.layers.Layer):
     def call(self, x):
         x = ops.cast(x, "float32")
         mean, variance = ops.moments(x, axes=[-1], keepdims=True)
-        factor = ops.rsqrt(variance + EPSILON) * ops.cast(self.scale, "float32")
+        factor = ops.rsqrt(variance + self.epsilon) * ops.cast(self.scale, "float32")
         # All that can be is computed on the statistics; over x itself goes one product and one sum.
         y = x * factor + (ops.cast(self.shift, "float32") - mean * factor)
         return ops.cast(y, self.compute_dtype)
 
 
-class RMSNorm(keras.layers.Layer):
+class RMSNorm(Normalisation):
     """x / sqrt(mean of squares + ε) · scale.
 
     Call: x [..., D] -> [..., D].
@@ -53,7 +68,7 @@ class RMSNorm(keras.layers.Layer):
 
     def call(self, x):
         x = ops.cast(x, "float32")
-        factor = ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + EPSILON)
+        factor = ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.epsilon)
         return ops.cast(x * factor * ops.cast(self.scale, "float32"), self.compute_dtype)
 
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_llm.layers.linear import Linear
 from keras_llm.layers.multi_head_attention import MultiHeadAttention
-from keras_llm.layers.normalization import normalisation
+from keras_llm.layers.normalization import EPSILON, normalisation
 
 
 @ops.custom_gradient
@@ -31,12 +31,22 @@ def gelu(x):
     return ops.cast((exact * 0.5) * doubled, x.dtype), gradient
 
 
+def gelu_tanh(x):
+    """GELU with Φ approximated by a hyperbolic tangent, as in GPT-2."""
+    return ops.gelu(x, approximate=True)
+
+
+# What the hidden layer goes through; "swiglu" takes half of it as a gate for the other half.
+ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": ops.relu, "swiglu": ops.silu}
+
+
 class FeedForward(keras.layers.Layer):
     """Two products with a nonlinearity between: D -> F -> D. "swiglu" multiplies a gate into the hidden layer.
 
     Args:
         feedforward_dim: F.
-        activation: "gelu" | "relu" | "swiglu".
+        activation: "gelu" (exact) | "gelu_tanh" (its approximation) | "relu" | "swiglu".
+        use_bias: biases in both products.
 
     Example:
 
@@ -46,33 +56,36 @@ class FeedForward(keras.layers.Layer):
     Reference: Shazeer 2020, https://arxiv.org/abs/2002.05202 (SwiGLU).
     """
 
-    def __init__(self, feedforward_dim, activation="gelu", **kwargs):
+    def __init__(self, feedforward_dim, activation="gelu", use_bias=True, **kwargs):
         super().__init__(**kwargs)
-        if activation not in ("gelu", "relu", "swiglu"):
-            raise ValueError(f'activation is "gelu", "relu" or "swiglu". Received: activation={activation!r}.')
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}. Received: activation={activation!r}.")
         self.feedforward_dim = feedforward_dim
         self.activation = activation
+        self.use_bias = use_bias
 
     def build(self, x_shape):
         width = self.feedforward_dim * (2 if self.activation == "swiglu" else 1)
-        self.inner = Linear(width, dtype=self.dtype_policy, name="inner")
-        self.outer = Linear(x_shape[-1], dtype=self.dtype_policy, name="outer")
+        self.inner = Linear(width, use_bias=self.use_bias, dtype=self.dtype_policy, name="inner")
+        self.outer = Linear(x_shape[-1], use_bias=self.use_bias, dtype=self.dtype_policy, name="outer")
         self.inner.build(x_shape)
         self.outer.build((*x_shape[:-1], self.feedforward_dim))
 
     def call(self, x):
-        x = self.inner(x)
+        x, function = self.inner(x), ACTIVATIONS[self.activation]
         if self.activation == "swiglu":
             gate, x = ops.split(x, 2, axis=-1)
-            x = ops.silu(gate) * x
-        elif self.activation == "gelu":
-            x = gelu(x)
+            x = function(gate) * x
         else:
-            x = ops.relu(x)
+            x = function(x)
         return self.outer(x)
 
     def get_config(self):
-        config = {"feedforward_dim": self.feedforward_dim, "activation": self.activation}
+        config = {
+            "feedforward_dim": self.feedforward_dim,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+        }
         return {**super().get_config(), **config}
 
 
@@ -83,13 +96,16 @@ class TransformerBlock(keras.layers.Layer):
         num_heads, num_kv_heads: of the attentions, see `MultiHeadAttention`.
         hidden_dim: D.
         feedforward_dim: F, inside the feed-forward part.
-        activation: "gelu" | "relu" | "swiglu".
+        activation, feedforward_bias: see `FeedForward`.
         norm: "layer" | "rms".
         norm_first: normalise what enters each part (GPT-2 and later) rather than the sum that leaves it (2017, BERT).
             With it, the model normalises once more after the last block.
         cross_attention: attend to a memory between self-attention and feed-forward.
         causal: a token sees only itself and those before it.
-        rotary: rotary positions in the self-attention.
+        rotary: rotary positions in the self-attention, see `MultiHeadAttention`.
+        norm_epsilon: of all its normalisations.
+        head_dim, qkv_bias, output_bias: of the attentions.
+        qk_norm: of the self-attention.
         dropout: on the attention weights and on what each part adds, while training.
 
     Call:
@@ -128,6 +144,12 @@ class TransformerBlock(keras.layers.Layer):
         causal=False,
         rotary=False,
         dropout=0.0,
+        norm_epsilon=EPSILON,
+        head_dim=0,
+        qkv_bias=True,
+        output_bias=True,
+        feedforward_bias=True,
+        qk_norm=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -142,15 +164,32 @@ class TransformerBlock(keras.layers.Layer):
         self.causal = causal
         self.rotary = rotary
         self.dropout = dropout
+        self.norm_epsilon = norm_epsilon
+        self.head_dim = head_dim
+        self.qkv_bias = qkv_bias
+        self.output_bias = output_bias
+        self.feedforward_bias = feedforward_bias
+        self.qk_norm = qk_norm
         policy = {"dtype": self.dtype_policy}
-        heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "dropout": dropout, **policy}
-        self.self_attention = MultiHeadAttention(rotary=rotary, name="self_attention", **heads)
-        self.self_norm = normalisation(norm, name="self_norm", **policy)
+        normal = {"norm": norm, "epsilon": norm_epsilon, **policy}
+        heads = {
+            "num_heads": num_heads,
+            "num_kv_heads": num_kv_heads,
+            "dropout": dropout,
+            "head_dim": head_dim,
+            "qkv_bias": qkv_bias,
+            "output_bias": output_bias,
+            **policy,
+        }
+        self.self_attention = MultiHeadAttention(
+            rotary=rotary, qk_norm=qk_norm, norm_epsilon=norm_epsilon, name="self_attention", **heads
+        )
+        self.self_norm = normalisation(name="self_norm", **normal)
         if cross_attention:
             self.memory_attention = MultiHeadAttention(cross=True, name="memory_attention", **heads)
-            self.memory_norm = normalisation(norm, name="memory_norm", **policy)
-        self.feedforward = FeedForward(feedforward_dim, activation, name="feedforward", **policy)
-        self.feedforward_norm = normalisation(norm, name="feedforward_norm", **policy)
+            self.memory_norm = normalisation(name="memory_norm", **normal)
+        self.feedforward = FeedForward(feedforward_dim, activation, feedforward_bias, name="feedforward", **policy)
+        self.feedforward_norm = normalisation(name="feedforward_norm", **normal)
         self.drop = keras.layers.Dropout(dropout, name="dropout", **policy)
 
     def build(self, x_shape, memory_shape=None):
@@ -238,6 +277,6 @@ class TransformerBlock(keras.layers.Layer):
     def get_config(self):
         names = (
             "num_heads hidden_dim feedforward_dim num_kv_heads activation norm norm_first "
-            "cross_attention causal rotary dropout"
+            "cross_attention causal rotary dropout norm_epsilon head_dim qkv_bias output_bias feedforward_bias qk_norm"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -80,7 +80,7 @@ def pooled(x, mask, how):
 
     Args:
         x: [B, T, W].
-        mask: bool [B, T], true at real tokens, at least one in a row.
+        mask: bool [B, T], true at real tokens. A row without any gives finite numbers.
         how: "mean" or "max".
 
     Returns:
@@ -89,4 +89,4 @@ def pooled(x, mask, how):
     if how == "max":
         return ops.max(x + ops.cast(ops.expand_dims(penalty(mask), -1), x.dtype), axis=1)
     real = ops.expand_dims(ops.cast(mask, "float32"), -1)
-    return ops.cast(ops.sum(ops.cast(x, "float32") * real, axis=1) / ops.sum(real, axis=1), x.dtype)
+    return ops.cast(ops.sum(ops.cast(x, "float32") * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1.0), x.dtype)

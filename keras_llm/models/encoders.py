@@ -9,7 +9,8 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from keras_llm.layers.recurrent import LSTMStack
-from keras_llm.layers.transformer import TransformerBlock, normalisation
+from keras_llm.layers.transformer import normalisation
+from keras_llm.models.blocks import transformer_block
 
 PAD = 0
 
@@ -48,24 +49,9 @@ class TransformerEncoder(keras.layers.Layer):
             self.positions = SinusoidalPositions(width, name="positions", **policy)
         if segments:
             self.segments = TokenEmbedding(2, width, name="segments", **vectors)
-        self.blocks = [
-            TransformerBlock(
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                hidden_dim=width,
-                feedforward_dim=config.feedforward_dim,
-                activation=config.activation,
-                norm=config.norm,
-                norm_first=config.norm_first,
-                rotary=config.positions == "rotary",
-                dropout=config.dropout,
-                name=f"block_{i}",
-                **policy,
-            )
-            for i in range(config.num_layers)
-        ]
+        self.blocks = [transformer_block(config, name=f"block_{i}", **policy) for i in range(config.num_layers)]
         # Before the blocks where they normalise what leaves them, behind them where they normalise what enters.
-        self.norm = normalisation(config.norm, name="norm", **policy)
+        self.norm = normalisation(config.norm, epsilon=config.norm_epsilon, name="norm", **policy)
         self.drop = keras.layers.Dropout(config.dropout, name="dropout", **policy)
 
     @property

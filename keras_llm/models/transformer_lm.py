@@ -11,7 +11,8 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
 from keras_llm.layers.linear import Linear
-from keras_llm.layers.transformer import TransformerBlock, normalisation
+from keras_llm.layers.normalization import normalisation
+from keras_llm.models.blocks import transformer_block
 from keras_llm.models.scoring import log_probs_in_windows
 
 
@@ -22,9 +23,9 @@ class TransformerLanguageModel(keras.Model):
     windows that share half of their tokens.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
-        config: uses embedding_dim, num_layers, num_heads, num_kv_heads, feedforward_dim, dropout, positions, norm, norm_first,
-            activation, tied and context_length (C).
+        vocabulary_size: V. No id is special: what stands behind a text does not reach it.
+        config: uses context_length (C), embedding_dim, scale_embedding, positions, num_layers, norm, norm_first, tied, dropout,
+            and what `transformer_block` uses.
         dtype: a dtype policy, passed to every layer.
 
     Call: {"token_ids": int [B, T], "segment_ids" and "positions": int [B, T] or absent} -> logits float32 [B, T, V], of the next
@@ -44,30 +45,20 @@ class TransformerLanguageModel(keras.Model):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config = vocabulary_size, config
         width, policy = config.embedding_dim, {"dtype": self.dtype_policy}
-        self.embedding = TokenEmbedding(vocabulary_size, width, scale=True, name="embedding", **policy)
+        self.embedding = TokenEmbedding(
+            vocabulary_size, width, scale=config.scale_embedding, name="embedding", **policy
+        )
         self.positions = None
         if config.positions == "learned":
             self.positions = LearnedPositions(config.context_length, width, name="positions", **policy)
         elif config.positions == "sinusoidal":
             self.positions = SinusoidalPositions(width, name="positions", **policy)
         self.blocks = [
-            TransformerBlock(
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                hidden_dim=width,
-                feedforward_dim=config.feedforward_dim,
-                activation=config.activation,
-                norm=config.norm,
-                norm_first=config.norm_first,
-                causal=True,
-                rotary=config.positions == "rotary",
-                dropout=config.dropout,
-                name=f"block_{i}",
-                **policy,
-            )
-            for i in range(config.num_layers)
+            transformer_block(config, causal=True, name=f"block_{i}", **policy) for i in range(config.num_layers)
         ]
-        self.norm = normalisation(config.norm, name="norm", **policy) if config.norm_first else None
+        self.norm = None
+        if config.norm_first:
+            self.norm = normalisation(config.norm, epsilon=config.norm_epsilon, name="norm", **policy)
         self.head = None if config.tied else Linear(vocabulary_size, use_bias=False, name="head", **policy)
         self.drop = keras.layers.Dropout(config.dropout, name="dropout", **policy)
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_llm.config import ModelConfig
 from keras_llm.layers.linear import Linear
-from keras_llm.layers.transformer import gelu, normalisation
+from keras_llm.layers.transformer import ACTIVATIONS, normalisation
 from keras_llm.models.encoders import TransformerEncoder
 
 
@@ -23,7 +23,7 @@ class TransformerMaskedLanguageModel(keras.Model):
         next_sentence: with segments and the second head.
         dtype: a dtype policy, passed to every layer.
 
-    Call: {"token_ids": int [B, T], "mask_positions": int [B, P], and with `next_sentence` "segment_ids": int [B, T], 0 or 1}
+    Call: {"token_ids": int [B, T], "mask_positions": int [B, P], and with segments "segment_ids": int [B, T], 0 or 1}
     -> {"tokens": logits float32 [B, P, V], and with `next_sentence` "next": logits float32 [B, 2], class 1: it follows}.
 
     Example:
@@ -41,9 +41,10 @@ class TransformerMaskedLanguageModel(keras.Model):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.next_sentence = vocabulary_size, config, next_sentence
         width, policy = config.embedding_dim, {"dtype": self.dtype_policy}
-        self.encoder = TransformerEncoder(vocabulary_size, config, segments=next_sentence, name="encoder", **policy)
+        segments = next_sentence or config.segments
+        self.encoder = TransformerEncoder(vocabulary_size, config, segments=segments, name="encoder", **policy)
         self.transform = Linear(width, name="transform", **policy)
-        self.transform_norm = normalisation(config.norm, name="transform_norm", **policy)
+        self.transform_norm = normalisation(config.norm, epsilon=config.norm_epsilon, name="transform_norm", **policy)
         if next_sentence:
             self.pool = keras.layers.Dense(width, activation="tanh", name="pool", **policy)
             self.judge = keras.layers.Dense(2, name="judge", **policy)
@@ -81,5 +82,6 @@ class TransformerMaskedLanguageModel(keras.Model):
         length, width = ops.shape(x)[1:]
         places = positions + ops.expand_dims(ops.arange(ops.shape(x)[0]) * length, 1)
         x = ops.take(ops.reshape(x, (-1, width)), places, axis=0)  # [B, P, D]
-        x = self.transform_norm(gelu(self.transform(x)))
+        activation = ACTIVATIONS["gelu" if self.config.activation == "swiglu" else self.config.activation]
+        x = self.transform_norm(activation(self.transform(x)))
         return self.embedding.logits(x) + ops.cast(self.bias, "float32")

@@ -4,6 +4,7 @@ from keras_llm.tasks.base import Task
 from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.classification import Classification
 from keras_llm.tasks.closed_book import ClosedBook
+from keras_llm.tasks.embedding import Embedding
 from keras_llm.tasks.generation import Generation
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
     "seq2seq": Seq2Seq,
     "generation": Generation,
     "classification": Classification,
+    "embedding": Embedding,
 }
 
 

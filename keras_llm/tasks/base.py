@@ -333,6 +333,10 @@ class Task(Answering):
         and take a faster way."""
         raise NotImplementedError
 
+    def judged(self, records: list[dict]):
+        """Of a task that chooses labels: what is drawn of its judgement, as `Classification` has it; None: nothing is."""
+        return None
+
     def loss(self):
         """The training loss, or a dict with one for each of the model's outputs; their sum is minimised."""
         from keras_llm.layers.losses import CrossEntropy

@@ -40,18 +40,20 @@ class CausalLM(Continuing, DocumentTask):
     def drawn_inputs(self, records):
         import tensorflow as tf
 
-        return {"token_ids": self.encode_document(tf.constant([encode(records[0]["text"][:SHOWN])])).numpy()}
+        return {"token_ids": self.encode_document(tf.constant([encode(records[0]["text"][:SHOWN])]))[0].numpy()}
 
     # string -> ids
 
     def encode_document(self, text):
-        """string [B] -> int32 [B, T]: start id, the text's ids, end id, padding."""
+        """string [B] -> int32 [B, T]: start id, the text's ids, end id, padding; and how long each is without that."""
         import tensorflow as tf
 
         ids, tokenizer = tf.cast(self.tokenizer.encode(text), tf.int32), self.tokenizer
         rows = tf.shape(text)[0]
         begin, end = (tf.fill([rows, 1], special) for special in (tokenizer.start_id, tokenizer.end_id))
-        return tf.concat([begin, ids, end], axis=1).to_tensor(default_value=tokenizer.pad_id, shape=[None, None])
+        ids = tf.concat([begin, ids, end], axis=1)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        return ids.to_tensor(default_value=tokenizer.pad_id, shape=[None, None]), lengths
 
     def batches(self, prepared, multiple):
         from keras_llm.data.streams import Lanes, Windows
@@ -89,9 +91,9 @@ class CausalLM(Continuing, DocumentTask):
         from keras_llm.text.unicode import sanitise
 
         text, tokenizer = sanitise(text), self.tokenizer
-        ids = self.encode_document(text)
+        ids, lengths = self.encode_document(text)
         scores = self.model.log_probs(ids)
-        real = ids[:, 1:] != tokenizer.pad_id
+        real = tf.sequence_mask(lengths - 1, tf.shape(ids)[1] - 1)  # padding may be the end id, too
         unknown_bytes = tf.zeros(tf.shape(text), tf.float64)
         if tokenizer.has_offsets:
             pieces, starts, ends = tokenizer.encode_with_offsets(text)

@@ -40,7 +40,9 @@ class Continuing(Generating, Task):
 
         tokenizer = self.tokenizer
         ids = self.prompt_ids(text)
-        start = tf.fill([tf.shape(text)[0], 1], tokenizer.start_id)
+        # A text of nothing begins with the start id in any case: something must be before the first token.
+        starts = tf.cast((ids.row_lengths() == 0) | self.config.text.prompt_start, ids.row_splits.dtype)
+        start = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], tokenizer.start_id), starts)
         ids = tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         prompt = ids.to_tensor(default_value=tokenizer.pad_id)
@@ -54,8 +56,9 @@ class Continuing(Generating, Task):
             "step": self.model.step,
             "start_ids": tf.gather(prompt, shortest - 1, axis=1),
             "state": self.model.start(prompt[:, : tf.maximum(shortest - 1, 1)], shortest - 1, width + length),
-            "end_id": tokenizer.end_id,
-            "pad_id": tokenizer.pad_id,
+            "end_id": tokenizer.end_ids if len(tokenizer.end_ids) > 1 else tokenizer.end_id,
+            # Fills what follows the end. It must be no token of a text, and the end never is one.
+            "pad_id": tokenizer.end_id,
             "max_length": length,
             "forced": Forced(prompt[:, shortest:], lengths - shortest),
         }

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 
-from keras_llm.data.masking import FIRST_ID, MASK_ID
+from keras_llm.data.masking import SPECIAL_IDS, SpecialIds
+from keras_llm.errors import UserError
 from keras_llm.tasks.base import encode
 from keras_llm.tasks.filling import EVALUATED_AT_ONCE, EVALUATION_SEED, MARK, PREPARED_AT_ONCE, SHOWN, Filling
 
@@ -106,6 +107,7 @@ class MaskedLM(Filling):
             config.masking,
             seed,
             multiple,
+            self.special,
         )
 
     def split(self, batch):
@@ -161,13 +163,15 @@ class MaskedLM(Filling):
         from keras_llm.text.unicode import sanitise
 
         parts, followed = split_at_marks(sanitise(text), MARK)
-        masks = tf.fill([tf.math.count_nonzero(followed)], MASK_ID)
+        masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
         ids, _ = self._framed(with_ids(self.tokenizer.encode(parts.values), parts, followed, masks))
-        places, count = positions(ids == MASK_ID)
+        places, count = positions(ids == self.special.mask)
         logits = self.model(self._inputs(ids, places), training=False)["tokens"]
         # Special tokens, the unknown one among them, are no answer.
-        scores, best = tf.math.top_k(tf.nn.softmax(logits)[:, :, FIRST_ID:], self.candidates)  # [B, M, 5]
-        pieces, continues = self.tokenizer.pieces(best + FIRST_ID)
+        ordinary = self.special.ordinary(self.model.vocabulary_size)
+        is_text = np.isin(np.arange(self.model.vocabulary_size), ordinary).astype("float32")
+        scores, best = tf.math.top_k(tf.nn.softmax(logits) * is_text, min(CANDIDATES, len(ordinary)))  # [B, M, 5]
+        pieces, continues = self.tokenizer.pieces(best)
         is_mask = tf.range(tf.shape(places)[1]) < count[:, None]
         logs = tf.reduce_sum(tf.where(is_mask, tf.math.log(scores[:, :, 0]), 0.0), 1)
         some = count > 0
@@ -188,9 +192,18 @@ class MaskedLM(Filling):
         }
 
     @property
-    def candidates(self):
-        """How many tokens are offered."""
-        return min(CANDIDATES, self.model.vocabulary_size - FIRST_ID)
+    def special(self):
+        """Which ids are no text."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            if self.config.text.tokenizer != "wordpiece":
+                raise UserError(
+                    "The special ids of a checkpoint's vocabulary are known to its tokenizer, which needs TensorFlow. Received: "
+                    f"tokenizer={self.config.text.tokenizer} without TensorFlow. Install it."
+                )
+            return SPECIAL_IDS
+        framing = tokenizer.start_id, tokenizer.end_id, tokenizer.mask_id
+        return SpecialIds(*framing, tokenizer.all_special_ids - set(framing))
 
     def _framed(self, ids):
         """int32 [B, (n)] -> what the model reads of it, int32 [B, T], and where there is an id, bool [B, T]."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from keras_llm.errors import UserError
+from keras_llm.text.bert_tokenizer import BertTokenizer
+from keras_llm.text.byte_pair_tokenizer import BytePairTokenizer
 from keras_llm.text.characters import CharacterTokenizer
 from keras_llm.text.sentencepiece import SentencePieceTokenizer
 from keras_llm.text.tokenizer import Tokenizer, read_description
@@ -20,6 +22,8 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "sentencepiece": SentencePieceTokenizer,
     "characters": CharacterTokenizer,
     "words": WordsTokenizer,
+    "bert": BertTokenizer,
+    "byte_pair": BytePairTokenizer,
 }
 
 __all__ = ["TOKENIZERS", "Tokenizer", "load_tokenizer", "normalise", "normalise_with_offsets", "sanitise"]

@@ -99,6 +99,40 @@ class BertEncoder(tf.Module):
         ids = self._pieces.tokenize(words.with_values(tf.where(too_long, self._unknown, words.values)))
         return ids.merge_dims(1, 2)
 
+    def encode_with_offsets(self, text) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """As `encode`, and where each token stands.
+
+        Args:
+            text: string `[B]`, any bytes.
+
+        Returns:
+            ids, starts, ends: int32 `[B, (n)]`; byte offsets into `sanitise(text)`, on character boundaries, ends exclusive.
+        """
+        characters, offsets = tf.strings.unicode_split_with_offsets(sanitise(text), "UTF-8")
+        # Character by character, each kind of them once: nothing in the normalisation looks at the neighbours.
+        kinds, kind = tf.unique(characters.values)
+        normal = tf.gather(self._normalise(kinds), kind)
+        joined = tf.strings.reduce_join(characters.with_values(normal), axis=-1)
+        words, begins, _ = tf_text.regex_split_with_offsets(joined, f"[ ]+|{PUNCTUATION}", PUNCTUATION)
+        too_long = tf.strings.length(words.values, unit="UTF8_CHAR") > LONGEST_WORD
+        ids, first, last = self._pieces.tokenize_with_offsets(
+            words.with_values(tf.where(too_long, self._unknown, words.values))
+        )
+        word = ids.values.value_rowids()
+        is_whole = tf.gather(too_long, word)
+        length = tf.gather(tf.strings.length(words.values), word)
+        begin = tf.gather(tf.cast(begins.values, tf.int32), word)
+        first = begin + tf.where(is_whole, 0, tf.cast(first.values.values, tf.int32))
+        last = begin + tf.where(is_whole, length, tf.cast(last.values.values, tf.int32)) - 1
+        ids = ids.merge_dims(1, 2)
+        # Which character each byte of the normalised texts comes from.
+        origin = tf.repeat(tf.range(tf.size(normal)), tf.strings.length(normal))
+        row = tf.gather(tf.cumsum(tf.strings.length(joined), exclusive=True), ids.value_rowids())
+        first, last = tf.gather(origin, row + first), tf.gather(origin, row + last)
+        offsets = tf.cast(offsets.values, tf.int32)
+        ends = offsets + tf.strings.length(characters.values)
+        return ids, ids.with_values(tf.gather(offsets, first)), ids.with_values(tf.gather(ends, last))
+
     def decode(self, ids) -> tf.Tensor:
         """Ids to text with a space between words; special ids, and ids outside the vocabulary, vanish.
 

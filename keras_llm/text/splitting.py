@@ -10,8 +10,11 @@ Shapes: B batch, W words.
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import tensorflow as tf
+
+from keras_llm.errors import UserError
 
 # Unicode's White_Space; RE2's own \s is ASCII's without the vertical tab.
 WHITE = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -66,6 +69,42 @@ SPLITTINGS = {
     ),
     "qwen2": Splitting(MODERN.replace("@", ""), WHITE_IN_LINE, MODERN_SOURCE.replace("@", ""), normal_form="nfc"),
 }
+
+
+def splitting_of(described: dict, where) -> Splitting:
+    """How a Hugging Face tokenizer.json splits text into words.
+
+    Args:
+        described: its content, with a `pre_tokenizer`.
+        where: its name, for messages.
+
+    Raises:
+        UserError: it splits, or normalises, in a way that is not known here.
+    """
+    steps = described["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    sources = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
+    sources += [
+        SPLITTINGS["gpt2"].source for step in steps if step.get("type") == "ByteLevel" and step.get("use_regex", True)
+    ]
+    known = {splitting.source: splitting for splitting in SPLITTINGS.values()}
+    kinds = {step.get("type") for step in steps}
+    if len(sources) != 1 or sources[0] not in known or not kinds <= {"Split", "ByteLevel"}:
+        raise UserError(
+            f"A byte-pair tokenizer must split text as {', '.join(SPLITTINGS)} do. Received: {where} with "
+            f"{json.dumps(described['pre_tokenizer'], ensure_ascii=False)[:300]}. Choose another model."
+        )
+    normalizer = (described.get("normalizer") or {}).get("type")
+    if normalizer not in (None, "NFC", "NFKC"):
+        raise UserError(
+            f"A byte-pair tokenizer must leave text as it is, or in NFC or NFKC. Received: {where} with the normalizer "
+            f"{normalizer}. Choose another model."
+        )
+    return dataclasses.replace(
+        known[sources[0]],
+        normal_form=(normalizer or "identity").lower(),
+        whole_words=bool(described.get("model", {}).get("ignore_merges")),
+    )
 
 
 def split_words(text, splitting: Splitting) -> tf.RaggedTensor:

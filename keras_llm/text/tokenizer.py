@@ -19,7 +19,8 @@ class Tokenizer(tf.Module):
     """Text to ids (and byte offsets), ids to text.
 
     Everything runs in the graph with operations the stock TF Serving binary links; as a `tf.Module` it takes its
-    tables into a SavedModel. Invalid UTF-8 is read as U+FFFD. Ids 0 to 3 mean the same in every tokenizer. Special
+    tables into a SavedModel. Invalid UTF-8 is read as U+FFFD. Ids 0 to 3 mean the same in every tokenizer that is trained
+    here; those of pretrained models set `pad_id`, `unknown_id`, `start_id` and `end_id` of their own. Special
     tokens in user text (`[SEP]`, `</s>`) are ordinary characters: no text gives their ids.
 
     A subclass defines `kind`, `reversible`, `has_offsets`, `vocabulary_file`, `train`, `_from_bytes`, `tokens`,
@@ -36,7 +37,12 @@ class Tokenizer(tf.Module):
     has_offsets: bool
     vocabulary_file: str
     pad_id, unknown_id, start_id, end_id = 0, 1, 2, 3
-    special_ids = 4  # ids below this are special
+    special_ids = 4  # ids below this are special; tokenizers of checkpoints say which in `all_special_ids`
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a text when they are written, `end_id` first; pretrained models may have several."""
+        return (self.end_id,)
 
     def __init__(self, vocabulary: bytes, vocabulary_size: int, unicode_policy: str):
         super().__init__(name=self.kind)
@@ -102,9 +108,12 @@ class Tokenizer(tf.Module):
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(ids))
         ids = tf.cast(ids, tf.int32)
-        return self._decode(
-            tf.ragged.boolean_mask(ids, (ids >= self.special_ids) & (ids < self.vocabulary_size)),
-        )
+        return self._decode(tf.ragged.boolean_mask(ids, self._speaks(ids) & (ids < self.vocabulary_size)))
+
+    @property
+    def all_special_ids(self) -> frozenset[int]:
+        """Ids that are no text: padding, unknown, start, end and others like them."""
+        return frozenset(range(self.special_ids))
 
     def tokens(self) -> list[str]:
         """The V pieces in the order of their ids, printable: for tables and the embedding projector."""
@@ -169,6 +178,10 @@ class Tokenizer(tf.Module):
     @classmethod
     def _from_bytes(cls, vocabulary: bytes, unicode_policy: str) -> Tokenizer:
         raise NotImplementedError
+
+    def _speaks(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Whether an id is text: int32 -> bool `[B, (n)]`."""
+        return ids >= self.special_ids
 
     def _encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Normalised text, string `[B]` -> int32 `[B, (n)]`."""

@@ -19,12 +19,50 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100  # bytes; a longer word is [UNK]
 
 
-class WordPieceTokenizer(Tokenizer):
+class PieceTokenizer(Tokenizer):
+    """What tokenizers share whose pieces begin a word or (`##ing`) go on with one.
+
+    Not reversible: white space is lost, and a word that has no pieces is the unknown token.
+
+    Args:
+        pieces: in the order of their ids.
+        vocabulary: content of the vocabulary file.
+        unicode_policy: see `Tokenizer`.
+    """
+
+    reversible = False
+    has_offsets = True
+
+    def __init__(self, pieces: list[str], vocabulary: bytes, unicode_policy: str):
+        super().__init__(vocabulary, len(pieces), unicode_policy)
+        self._tokens = tuple(pieces)
+        self._pieces = tf.constant([piece.removeprefix("##") for piece in pieces])
+        self._continues = tf.constant([piece.startswith("##") for piece in pieces])
+        self._joins_left = tf.constant([piece.startswith("##") or _joins(piece[:1], "left") for piece in pieces])
+        self._joins_right = tf.constant([_joins(piece[-1:], "right") for piece in pieces])
+
+    def tokens(self) -> list[str]:
+        return [printable(piece) for piece in self._tokens]
+
+    def pieces(self, ids) -> tuple[tf.Tensor, tf.Tensor]:
+        """Text of each id, without `##`, and whether it goes on a word: int32 `[...]` -> string and bool `[...]`."""
+        return tf.gather(self._pieces, ids), tf.gather(self._continues, ids)
+
+    def _decode(self, ids):
+        flat = ids.values
+        after_joining = tf.concat([[True], tf.gather(self._joins_right, flat)[:-1]], 0)[: tf.size(flat)]
+        first = tf.range(tf.size(flat)) == tf.cast(tf.gather(ids.row_starts(), ids.value_rowids()), tf.int32)
+        glued = tf.gather(self._joins_left, flat) | after_joining | first
+        pieces = tf.where(glued, "", " ") + tf.gather(self._pieces, flat)
+        return tf.strings.reduce_join(ids.with_values(pieces), axis=-1)
+
+
+class WordPieceTokenizer(PieceTokenizer):
     """BERT's tokenizer (Devlin et al. 2019, https://arxiv.org/abs/1810.04805), in linear time (Song et al. 2021,
     https://arxiv.org/abs/2012.15524).
 
     Text is split at white space, punctuation and Chinese characters, and each word into the longest pieces of the
-    vocabulary. Not reversible: white space is lost, and a word that has no pieces is `[UNK]`.
+    vocabulary. A word that has no pieces is `[UNK]`.
 
     Args:
         vocabulary: the pieces in the order of their ids, the first five being `SPECIAL_TOKENS`.
@@ -39,8 +77,6 @@ class WordPieceTokenizer(Tokenizer):
     """
 
     kind = "wordpiece"
-    reversible = False
-    has_offsets = True
     vocabulary_file = "vocab.txt"
     mask_id = 4
     special_ids = 5
@@ -49,16 +85,11 @@ class WordPieceTokenizer(Tokenizer):
         if tuple(vocabulary[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
             wanted = " ".join(SPECIAL_TOKENS)
             raise UserError(f"A WordPiece vocabulary begins with {wanted}. Received: {vocabulary[:5]}. Train anew.")
-        super().__init__("".join(f"{piece}\n" for piece in vocabulary).encode(), len(vocabulary), unicode_policy)
-        self._tokens = tuple(vocabulary)
+        super().__init__(vocabulary, "".join(f"{piece}\n" for piece in vocabulary).encode(), unicode_policy)
         self._cleaner = tf_text.FastBertNormalizer()  # control characters are read as spaces
         self._splitter = tf_text.FastWordpieceTokenizer(
             vocabulary, max_bytes_per_word=LONGEST_WORD, token_out_type=tf.int32, unknown_token="[UNK]"
         )
-        self._pieces = tf.constant([piece.removeprefix("##") for piece in vocabulary])
-        self._continues = tf.constant([piece.startswith("##") for piece in vocabulary])
-        self._joins_left = tf.constant([piece.startswith("##") or _joins(piece[0], "left") for piece in vocabulary])
-        self._joins_right = tf.constant([_joins(piece[-1], "right") for piece in vocabulary])
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int, unicode_policy: str = "identity") -> WordPieceTokenizer:
@@ -75,13 +106,6 @@ class WordPieceTokenizer(Tokenizer):
         except UnicodeDecodeError as error:
             raise UserError(f"{cls.vocabulary_file} must be UTF-8. Received: {error}. Train anew.") from None
 
-    def tokens(self) -> list[str]:
-        return [printable(piece) for piece in self._tokens]
-
-    def pieces(self, ids) -> tuple[tf.Tensor, tf.Tensor]:
-        """Text of each id, without `##`, and whether it goes on a word: int32 `[...]` -> string and bool `[...]`."""
-        return tf.gather(self._pieces, ids), tf.gather(self._continues, ids)
-
     def _encode(self, text):
         return self._splitter.tokenize(self._cleaner.normalize(text))
 
@@ -91,14 +115,6 @@ class WordPieceTokenizer(Tokenizer):
         ids, starts, ends = self._splitter.tokenize_with_offsets(clean)
         origin = tf.cast(origin, tf.int32)
         return ids, gather_rows(origin, starts), gather_rows(origin, ends)
-
-    def _decode(self, ids):
-        flat = ids.values
-        after_joining = tf.concat([[True], tf.gather(self._joins_right, flat)[:-1]], 0)[: tf.size(flat)]
-        first = tf.range(tf.size(flat)) == tf.cast(tf.gather(ids.row_starts(), ids.value_rowids()), tf.int32)
-        glued = tf.gather(self._joins_left, flat) | after_joining | first
-        pieces = tf.where(glued, "", " ") + tf.gather(self._pieces, flat)
-        return tf.strings.reduce_join(ids.with_values(pieces), axis=-1)
 
 
 def _count_words(texts: Iterable[str]) -> Counter:
@@ -159,5 +175,5 @@ def _joins(character: str, side: str) -> bool:
         return True
     if character >= "\U00020000":
         return True
-    category = unicodedata.category(character)
+    category = unicodedata.category(character) if character else ""
     return category in ({"Pe", "Pf", "Po"} if side == "left" else {"Ps", "Pi"})

@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: tokenizer, shape and weights of a run."""
+"""Where fine-tuning starts: tokenizer, shape and weights of a run, or of a checkpoint in Hugging Face's form."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
+
 from keras_llm.config import SENTINELS, Config
 from keras_llm.errors import UserError
 
-# What belongs to the weights and cannot be chosen anew.
-SHAPE = (
-    "embedding_dim hidden_dim num_layers num_heads num_kv_heads feedforward_dim positions norm norm_first activation attention "
-    "context_length order direct_connections tied segments"
-).split()
+# What is chosen anew; all else in the network's shape belongs to the weights.
+CHOSEN = ("dropout", "recurrent_dropout", "vectors", "freeze_embeddings", "pooling")
 
 
 @dataclasses.dataclass
@@ -34,9 +33,12 @@ class Start:
 
 
 def started(path: str | Path) -> Config:
-    """The config of the model that a run directory holds; see `open_start`."""
+    """The config of the model that a run directory or a checkpoint holds; see `open_start`."""
+    from keras_llm.checkpoints.importing import describe, is_checkpoint
     from keras_llm.run import Run
 
+    if is_checkpoint(path):
+        return describe(path)[1]
     config = Run(path).config
     if config.model == "ngram":
         raise UserError(f"An n-gram model has no weights to start from. Received: {path}. Choose another run.")
@@ -44,13 +46,18 @@ def started(path: str | Path) -> Config:
 
 
 def open_start(path: str | Path) -> Start:
-    """A run directory to start from; its best weights are read.
+    """A run directory to start from, of which the best weights are read, or a checkpoint's folder.
 
     Raises:
-        UserError: it is not a whole run.
+        UserError: it is not a whole run, or a checkpoint that is not supported.
     """
-    from keras_llm.run import Run, read_weights
+    from keras_llm.checkpoints.importing import is_checkpoint, open_checkpoint, open_tokenizer
+    from keras_llm.run import Run, named_weights, read_weights
 
+    if is_checkpoint(path):
+        task = open_checkpoint(path)
+        arrays = {name: np.asarray(weight.value) for name, weight in named_weights(task.model).items()}
+        return Start(str(path), task.config, lambda: open_tokenizer(path), arrays)
     config, run = started(path), Run(path)
     arrays = read_weights(run.best_weights)[1]
     if config.kind == "span_corruption":  # its sentinels are ids above the tokenizer's, which no other kind has
@@ -69,10 +76,23 @@ def adopt(config: Config, start: Config) -> Config:
             f"Weights go from a model to one of the same kind. Received: --model {config.model} from a run with {start.model}. "
             f"Give --model {start.model}."
         )
-    shape = {name: getattr(start.network, name) for name in SHAPE}
+    shape = {name: value for name, value in vars(start.network).items() if name not in CHOSEN}
     # Sentence pairs were told apart by segments, whatever the config said of them.
     shape["segments"] |= start.kind == "masked_lm" and start.masking.next_sentence or start.labels.pair
-    return dataclasses.replace(config, text=start.text, network=dataclasses.replace(config.network, **shape))
+    text = dataclasses.replace(start.text, prompt_start=config.text.prompt_start)  # documents begin so here
+    return dataclasses.replace(config, text=text, network=dataclasses.replace(config.network, **shape))
+
+
+def go_on(config: Config, start: Config) -> Config:
+    """What a sentence encoder that is trained on keeps where the user says nothing else: pooling, and its longest text."""
+    if not config.kind == start.kind == "embedding":
+        return config
+    return dataclasses.replace(
+        config,
+        network=dataclasses.replace(config.network, pooling=start.network.pooling),
+        lengths=dataclasses.replace(config.lengths, max_text_length=start.lengths.max_text_length),
+        embedding=dataclasses.replace(config.embedding, normalise=start.embedding.normalise),
+    )
 
 
 def start_weights(task, start: Start) -> list[str]:

@@ -1,0 +1,127 @@
+"""A checkpoint as a run directory like any other: to ask, evaluate, export, generate with and fine-tune."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_llm import files
+from keras_llm.checkpoints import FAMILIES
+from keras_llm.checkpoints.files import Checkpoint, read_json
+from keras_llm.checkpoints.table import to_ours
+from keras_llm.config import validate
+from keras_llm.errors import UserError
+from keras_llm.run import Run, named_weights, save_weights, write_manifest
+
+
+def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[str], None] = print) -> None:
+    """Writes the run directory of a checkpoint; it appears whole or not at all.
+
+    Args:
+        folder: in Hugging Face's form: config.json, weights, tokenizer.
+        run_dir: must not exist.
+        say: receives what is told to the user.
+
+    Raises:
+        UserError: an architecture, a value or a tensor that is not supported, named; files that are missing, damaged or do not
+            belong together; `run_dir` exists, or cannot be written.
+
+    Example:
+
+    >>> import_checkpoint("gpt2", "runs/gpt2")
+    >>> keras_llm.load("runs/gpt2").ask([{"text": "Hello, my name is"}])[0]["answer"]
+    " John and I'm a writer..."
+    """
+    run_dir = Path(run_dir)
+    if run_dir.exists():  # before the work, not after it
+        raise UserError(f"{run_dir} exists already. Choose another name or remove it.")
+    say(f"Reading {folder}")
+    task = open_checkpoint(folder)
+    family = read_json(Path(folder) / "config.json")["model_type"]
+    with files.creating(run_dir) as directory:
+        # No data: what --resume would continue does not exist.
+        write_manifest(directory, task.config, task.tokenizer, data="", checkpoint=family)
+        run = Run(directory)
+        save_weights(task, run.best_weights, task.tokenizer.fingerprint)
+        save_weights(task, run.last_weights, task.tokenizer.fingerprint)
+    say(
+        f"{run_dir}: {family} as {task.config.kind}, {task.model.count_params():,} parameters, "
+        f"{task.tokenizer.vocabulary_size:,} token ids"
+    )
+
+
+def open_checkpoint(folder: str | Path):
+    """A checkpoint as a task: its config, its tokenizer and a model with its weights, in float32.
+
+    Args:
+        folder: in Hugging Face's form.
+
+    Raises:
+        UserError: see `import_checkpoint`.
+    """
+    from keras_llm.tasks import make_task
+
+    folder = Path(folder)
+    checkpoint = Checkpoint(folder)
+    family, config = describe(folder)
+    tokenizer = family.read_tokenizer(folder, config)
+    config.text.unicode_policy = tokenizer.unicode_policy
+    task = make_task(validate(config), tokenizer, precision="float32")
+    weights = named_weights(task.model)
+    entries = family.table(config, tokenizer.vocabulary_size)
+    in_table = {name for entry in entries for name in entry.theirs}
+    arrays = to_ours(
+        entries,
+        checkpoint,
+        {name: tuple(weight.shape) for name, weight in weights.items()},
+        family.CANONICAL,
+        {name: other for name, other in family.TIED.items() if name not in in_table},
+        family.IGNORED,
+    )
+    for name, weight in weights.items():
+        weight.assign(arrays.pop(name))
+    return task
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a directory is a checkpoint rather than a run.
+
+    Example:
+
+    >>> is_checkpoint("runs/gpt2")
+    False
+    """
+    return (Path(path) / "config.json").exists() and not (Path(path) / "manifest.json").exists()
+
+
+def describe(folder: str | Path):
+    """A checkpoint's family, a module, and the config of the run that it becomes.
+
+    Raises:
+        UserError: see `import_checkpoint`.
+    """
+    folder = Path(folder)
+    described = read_json(folder / "config.json")
+    family = family_module(described.get("model_type"), folder)
+    return family, family.read_config(described, folder)
+
+
+def open_tokenizer(folder: str | Path):
+    """A checkpoint's tokenizer."""
+    family, config = describe(folder)
+    return family.read_tokenizer(Path(folder), config)
+
+
+def family_module(model_type, folder):
+    """The module of a family.
+
+    Raises:
+        UserError: there is none for it.
+    """
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"{folder}: a checkpoint's model_type is one of {', '.join(FAMILIES)}. Received: {model_type!r}. Choose another "
+            "checkpoint, or export it with export.py --keras-hub."
+        )
+    return importlib.import_module(f"keras_llm.checkpoints.{FAMILIES[model_type]}")

@@ -1,0 +1,251 @@
+"""BERT's checkpoints: the same numbers as in `transformers`, both ways, and what is refused."""
+
+import json
+import shutil
+
+import minilm
+import numpy as np
+import pytest
+from hub_presets import word_pieces
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
+from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
+from keras_llm.config import validate  # noqa: E402
+from keras_llm.errors import UserError  # noqa: E402
+from keras_llm.run import load  # noqa: E402
+
+PIECES = word_pieces()
+TEXTS = ["What is a language model?", "什么是语言模型？", "Playing 🙂", "", "a " * 40]
+SIZES = {
+    "vocab_size": len(PIECES),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+CLASSES = {
+    "BertForMaskedLM": {},
+    "BertForPreTraining": {"hidden_act": "relu", "layer_norm_eps": 1e-3},
+    "BertModel": {"hidden_act": "gelu_new", "intermediate_size": 12},
+}
+
+
+def save(folder, name, bin_file=False):
+    """Writes a microscopic checkpoint; returns the model."""
+    torch.manual_seed(0)
+    model = getattr(transformers, name)(transformers.BertConfig(**{**SIZES, **CLASSES[name]})).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape))
+    model.save_pretrained(folder)
+    if bin_file:  # as PyTorch writes it: the tied head among the tensors, under TensorFlow's old names
+        (folder / "model.safetensors").unlink()
+        state = {
+            key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+            for key, value in model.state_dict().items()
+        }
+        torch.save(state, folder / "pytorch_model.bin")
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    made = {}
+    for name in CLASSES:
+        folder = tmp_path_factory.mktemp(name)
+        made[name] = folder, save(folder, name, bin_file=name == "BertForMaskedLM")
+    return made
+
+
+def batch():
+    random = np.random.default_rng(0)
+    ids = random.integers(1, len(PIECES), (3, 12))
+    ids[1, 7:] = ids[2, 2:] = 0
+    return ids, (random.random(ids.shape) < 0.5).astype("int64")
+
+
+def theirs(model, ids, segments):
+    with torch.no_grad():
+        mask = torch.from_numpy((ids != 0).astype("int64"))
+        return model(torch.from_numpy(ids), attention_mask=mask, token_type_ids=torch.from_numpy(segments))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_numbers_are_those_of_transformers(checkpoints, name):
+    folder, model = checkpoints[name]
+    task = open_checkpoint(folder)
+    assert task.config.kind == ("embedding" if name == "BertModel" else "masked_lm")
+    ids, segments = batch()
+    real, inputs = ids != 0, {"token_ids": ids.astype("int32"), "segment_ids": segments.astype("int32")}
+    wanted = theirs(getattr(model, "bert", model), ids, segments).last_hidden_state.numpy()
+    found = np.asarray(task.model.encoder(inputs))
+    np.testing.assert_allclose(found[real], wanted[real], atol=1e-5)
+    if name == "BertModel":
+        return
+    outputs = theirs(model, ids, segments)
+    found = task.model({**inputs, "mask_positions": np.tile(np.arange(12, dtype="int32"), (3, 1))})
+    logits = outputs.logits if name == "BertForMaskedLM" else outputs.prediction_logits
+    np.testing.assert_allclose(np.asarray(found["tokens"])[real], logits.numpy()[real], atol=1e-4)
+    if name == "BertForPreTraining":
+        np.testing.assert_allclose(np.asarray(found["next"])[:, ::-1], outputs.seq_relationship_logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_run_and_back(checkpoints, name, tmp_path):
+    folder, model = checkpoints[name]
+    said = []
+    import_checkpoint(folder, tmp_path / "run", say=said.append)
+    assert "bert as" in said[-1]
+    task = load(tmp_path / "run")
+    answers = task.ask([{"text": text} for text in ["a [MASK] model", *TEXTS]])
+    if name == "BertModel":
+        assert np.array(answers[0]["embedding"]).shape == (16,)
+    else:
+        assert "[MASK]" not in answers[0]["answer"] and answers[0]["score"] > 0
+    export_checkpoint(tmp_path / "run", tmp_path / "back", say=said.append)
+    again = getattr(transformers, name).from_pretrained(tmp_path / "back").eval()
+    ids, segments = batch()
+    first, second = (theirs(one, ids, segments) for one in (model, again))
+    for key in set(first.keys()) - {"pooler_output"} if name == "BertModel" else first.keys():
+        np.testing.assert_array_equal(first[key].numpy(), second[key].numpy())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    wanted = [task.tokenizer.encode([text]).to_list()[0] for text in TEXTS]
+    assert tokenizer(TEXTS, add_special_tokens=False)["input_ids"] == wanted
+    assert tokenizer("a", "is")["input_ids"] == [2, 7, 3, 6, 3] and tokenizer.mask_token_id == 4
+    twice = open_checkpoint(tmp_path / "back")
+    assert twice.config == task.config and twice.tokenizer.fingerprint == task.tokenizer.fingerprint
+
+
+def test_an_imported_model_trains_on(checkpoints):
+    """Hidden words are hidden with the checkpoint's mask."""
+    from keras_llm.data.prepared import in_memory
+
+    folder, _ = checkpoints["BertForPreTraining"]
+    task = open_checkpoint(folder)
+    task.config.training.batch_size = 2
+    records = [{"text": "What is a language model? It is a model.\n什么是语言模型？模型。"}] * 4
+    x, y, _ = task.split(task.batches(in_memory(task.prepare(records)), 8)[0])
+    assert (x["token_ids"][:, 0] == task.tokenizer.start_id).all() and set(y) == {"tokens", "next"}
+    assert task.evaluate(records)["mlm_loss"] > 0
+
+
+def test_fine_tuning_starts_from_the_folder(checkpoints):
+    """As from a run: a classifier's encoder has the checkpoint's numbers, and its text goes through its tokenizer."""
+    from keras_llm.presets import make_config
+    from keras_llm.tasks import make_task
+    from keras_llm.training.start import adopt, open_start, start_weights, started
+
+    folder, model = checkpoints["BertModel"]
+    config = adopt(make_config("classification", "transformer", "finetune"), started(folder))
+    config.labels.labels = ["a", "b"]
+    start = open_start(folder)
+    task = make_task(validate(config), start.tokenizer())
+    taken, new = start_weights(task, start)
+    assert taken.endswith("parameters") and new == "new: head/kernel, head/bias"
+    ids, segments = batch()
+    found = task.model.encoder({"token_ids": ids.astype("int32"), "segment_ids": segments.astype("int32")})
+    wanted = theirs(model, ids, segments).last_hidden_state.numpy()
+    np.testing.assert_allclose(np.asarray(found)[ids != 0], wanted[ids != 0], atol=1e-5)
+    assert task.tokenizer.encode(["What is a 模型"]).to_list() == [[5, 6, 7, 19, 20]]
+    with pytest.raises(UserError, match="there is no such directory"):
+        started(folder / "nothing")
+
+
+def sentence_transformers_files(folder, mode, *more):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    modules = ["Transformer", "Pooling", *more]
+    (folder / "modules.json").write_text(json.dumps([{"type": f"sentence_transformers.models.{m}"} for m in modules]))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8, "do_lower_case": False}))
+
+
+@pytest.mark.parametrize("mode, normalise", [("mean_tokens", True), ("cls_token", False), ("max_tokens", True)])
+def test_sentence_encoders_pool_as_their_files_say(checkpoints, tmp_path, mode, normalise):
+    source, model = checkpoints["BertModel"]
+    folder = shutil.copytree(source, tmp_path / "checkpoint")
+    sentence_transformers_files(folder, mode, *["Normalize"] * normalise)
+    import_checkpoint(folder, tmp_path / "run", say=lambda line: None)
+    task = load(tmp_path / "run")
+    found = task.vectors(TEXTS)
+    for text, vector in zip(TEXTS, found, strict=True):
+        ids = np.array([[2, *task.tokenizer.encode([text]).to_list()[0][:6], 3]])
+        states = theirs(model, ids, ids * 0).last_hidden_state[0].numpy()
+        wanted = {"mean_tokens": states.mean(0), "cls_token": states[0], "max_tokens": states.max(0)}[mode]
+        wanted = wanted / np.linalg.norm(wanted) if normalise else wanted
+        np.testing.assert_allclose(vector, wanted, atol=1e-5)
+    export_checkpoint(tmp_path / "run", tmp_path / "back", say=lambda line: None)
+    assert open_checkpoint(tmp_path / "back").config == task.config
+
+
+def edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def drop(folder, name, **changed):
+    from keras_llm.checkpoints.files import Checkpoint, write_tensors
+
+    tensors = {key: value for key, value in Checkpoint(folder).items() if key != name}
+    write_tensors(folder, {**tensors, **changed})
+
+
+QUERY = "encoder.layer.0.attention.self.query.weight"
+REFUSED = {
+    "another position": (lambda f: edit(f / "config.json", position_embedding_type="relative_key"), "relative_key"),
+    "unknown value": (lambda f: edit(f / "config.json", sliding=3), "sliding = 3"),
+    "unknown activation": (lambda f: edit(f / "config.json", hidden_act="mish"), "mish"),
+    "decoder": (lambda f: edit(f / "config.json", is_decoder=True), "is_decoder"),
+    "family": (lambda f: edit(f / "config.json", model_type="electra"), "electra"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "missing tensor": (lambda f: drop(f, QUERY), f"Missing: bert.{QUERY}"),
+    "leftover tensor": (lambda f: drop(f, "", adapter=np.ones(2)), "Left over: adapter"),
+    "misshapen tensor": (lambda f: drop(f, "", **{QUERY: np.ones((16, 8))}), r"\[16, 16\]"),
+    "heads": (lambda f: edit(f / "config.json", num_attention_heads=3), "num_heads"),
+    "short vocabulary": (lambda f: (f / "vocab.txt").write_text("\n".join(PIECES[:-1])), "as large as the embedding"),
+    "no vocabulary": (lambda f: (f / "vocab.txt").unlink(), "vocab.txt or tokenizer.json"),
+    "no mask token": (lambda f: edit(f / "tokenizer_config.json", mask_token="<m>"), "Missing: <m>"),
+    "other pooling": (lambda f: sentence_transformers_files(f, "lasttoken"), "lasttoken"),
+    "another layer": (lambda f: sentence_transformers_files(f, "mean_tokens", "Dense"), "Dense"),
+    "prompt": (
+        lambda f: (f / "config_sentence_transformers.json").write_text('{"default_prompt_name": "query"}'),
+        "default_prompt_name",
+    ),
+    "truncated": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+        "not all of it",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_supported_is_named_and_leaves_nothing(checkpoints, tmp_path, what):
+    change, message = REFUSED[what]
+    folder = shutil.copytree(checkpoints["BertModel"][0], tmp_path / "checkpoint")
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        import_checkpoint(folder, tmp_path / "run", say=lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_run_of_another_shape_has_no_hugging_face_form():
+    from keras_llm.checkpoints import bert
+    from keras_llm.presets import make_config
+
+    tokenizer = type("", (), {"kind": "wordpiece", "vocabulary_size": 9, "pad_id": 0, "unicode_policy": "identity"})
+    config = validate(make_config("masked_lm", "transformer", "minilm"))
+    assert bert.write_config(config, tokenizer)["architectures"] == ["BertForPreTraining"]
+    config.network.positions = "rotary"
+    with pytest.raises(UserError, match="positions=rotary"):
+        bert.write_config(config, tokenizer)
+
+
+def test_minilm_as_sentence_transformers():
+    """A real checkpoint; KerasHub's numbers for it are in test_hub.py."""
+    task = open_checkpoint(minilm.folder())
+    assert (task.longest, task.config.network.pooling, task.config.embedding.normalise) == (256, "mean", True)
+    np.testing.assert_allclose(task.vectors(minilm.TEXTS), minilm.vectors(), atol=1e-5)
