@@ -47,6 +47,7 @@ def evaluate_run(
     run = Run(run_dir)
     result = {
         "metrics": metrics,
+        "notes": task.metric_notes,
         "settings": task.settings,
         "run": Path(run_dir).name,
         "weights": weights,
@@ -66,10 +67,9 @@ def evaluate_run(
     if output:
         files.write_json(output, result)
         say(f"Written: {output}")
+    for name, note in task.metric_notes.items():
+        say(f"{name}: {note}")
     if predictions:
-        answers = task.ask(records)
-        files.write_json(
-            predictions, {r["id"]: task.shown(a)[task.predicts] for r, a in zip(records, answers, strict=True)}
-        )
+        files.write_json(predictions, task.predictions(records))
         say(f"Written: {predictions}")
     return result

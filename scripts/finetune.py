@@ -19,11 +19,12 @@ from keras_llm.config import (
     ModelConfig,
     TokenizerConfig,
     TrainingConfig,
+    WritingConfig,
     validate,
 )
 
 SCRATCH = "scratch"
-KINDS = ("classification", "tagging", "reading", "embedding")
+KINDS = ("classification", "tagging", "reading", "embedding", "seq2seq", "generation")
 
 
 @dataclasses.dataclass
@@ -33,15 +34,16 @@ class Labels(LabelConfig):
 
 @dataclasses.dataclass
 class Arguments:
-    task: Literal["classification", "tagging", "reading", "embedding"]
+    task: Literal["classification", "tagging", "reading", "embedding", "seq2seq", "generation"]
     """What is learned: labels of texts or of pairs; entities in texts; answers in a context; vectors of texts, from pairs that
-    belong together."""
+    belong together; one text for another; responses to prompts."""
     data: tuple[Path, ...]
     """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; tagging: CoNLL columns, JSON
-    lines with offsets; reading: SQuAD JSON; embedding: pairs of texts in TSV, CSV or JSON lines."""
+    lines with offsets; reading: SQuAD JSON; embedding: pairs of texts in TSV, CSV or JSON lines; seq2seq: the same, or two
+    files line by line, sources first; generation: these, or conversations as JSON lines."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
-    model: Literal["lstm", "transformer"]
+    model: Literal["lstm", "lstm_attention", "transformer"]
     """The network behind it; that of --from, if it is given."""
     preset: str
     """Name of the recommended values, over which the flags below are laid."""
@@ -50,6 +52,7 @@ class Arguments:
     text: TokenizerConfig
     network: ModelConfig
     lengths: LengthConfig
+    writing: WritingConfig
     embedding: EmbeddingConfig
     training: TrainingConfig
     start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH

@@ -140,6 +140,22 @@ class Answering:
             self._traces[key] = tf.function(function, autograph=False).get_concrete_function(**signature)
         return self._traces[key]
 
+    def traced(self, method, *signature):
+        """The graph of a method that is no way to ask, made once for each task: evaluations come again and again.
+
+        Args:
+            method: takes tensors.
+            signature: their specs; none: as they come.
+        """
+        import tensorflow as tf
+
+        key = method.__name__
+        if key not in self._traces:
+            self._traces[key] = tf.function(
+                method, input_signature=signature or None, autograph=False, reduce_retracing=True
+            )
+        return self._traces[key]
+
     def ask(
         self,
         records: Iterable[dict[str, Any]],
@@ -237,6 +253,7 @@ class Task(Answering):
         token_features: the prepared features that are counted as tokens.
         predicts: the output of `answer` that is kept as a prediction.
         settings: small values found while training that belong to the weights, e.g. a threshold.
+        metric_notes: what repeating the metrics of the last `evaluate` takes, by metric: e.g. sacreBLEU's signature.
     """
 
     monitor: str
@@ -253,6 +270,7 @@ class Task(Answering):
         size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
         policy = keras.dtype_policies.get(precision or config.training.precision)
         super().__init__(config.kind, tokenizer, self.make_model(size, policy))
+        self.metric_notes: dict[str, str] = {}
         self.model(self.example_inputs())
 
     def make_model(self, vocabulary_size: int, dtype):
@@ -294,6 +312,11 @@ class Task(Answering):
         """What is shown of the answers to a few records while training: columns and rows."""
         raise NotImplementedError
 
+    def predictions(self, records: list[dict]) -> dict[str, Any]:
+        """id -> what `evaluate` judges, for records with ids: what `evaluate.py --predictions` writes."""
+        answers = self.ask(self.requests(records))
+        return {r["id"]: self.shown(answer)[self.predicts] for r, answer in zip(records, answers, strict=True)}
+
     def drawn_inputs(self, records: list[dict]) -> dict[str, np.ndarray]:
         """The model's inputs for a picture of its attention to the first record."""
         row = next(iter(self.prepare(records[:1])))
@@ -321,7 +344,8 @@ class Task(Answering):
         raise NotImplementedError
 
     def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
-        """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
+        """The task's own metrics over records; `tune` is given while training: it may set `settings` (thresholds) from them,
+        and take a faster way."""
         raise NotImplementedError
 
     def judged(self, records: list[dict]):
