@@ -108,8 +108,9 @@ def test_evaluation_is_by_beams_and_greedy_while_training(files):
     task.length_penalty = 0.5
     records, _ = task.read([files[1]])
     asked = task.requests(records)
-    beams = [task.ask_one(request, "beam", {"length_penalty": 0.5})["answer"] for request in asked]
+    beams = [answer["answer"] for answer in task.ask(asked, function=task.trace(task.search))]
     greedy = [answer["answer"] for answer in task.ask(asked)]
+    assert beams != greedy
     targets = [record["targets"] for record in records]
     for tune, texts in ((False, beams), (True, greedy)):
         found = task.evaluate(records, tune=tune)
