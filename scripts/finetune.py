@@ -19,11 +19,12 @@ from keras_llm.config import (
     ModelConfig,
     TokenizerConfig,
     TrainingConfig,
+    WritingConfig,
     validate,
 )
 
 SCRATCH = "scratch"
-KINDS = ("classification", "reading", "embedding")
+KINDS = ("classification", "tagging", "reading", "embedding", "seq2seq", "generation")
 
 
 @dataclasses.dataclass
@@ -33,14 +34,16 @@ class Labels(LabelConfig):
 
 @dataclasses.dataclass
 class Arguments:
-    task: Literal["classification", "reading", "embedding"]
-    """What is learned: labels of texts or of pairs; answers in a context; vectors of texts, from pairs that belong together."""
+    task: Literal["classification", "tagging", "reading", "embedding", "seq2seq", "generation"]
+    """What is learned: labels of texts or of pairs; entities in texts; answers in a context; vectors of texts, from pairs that
+    belong together; one text for another; responses to prompts."""
     data: tuple[Path, ...]
-    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; reading: SQuAD JSON;
-    embedding: pairs of texts in TSV, CSV or JSON lines."""
+    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; tagging: CoNLL columns, JSON
+    lines with offsets; reading: SQuAD JSON; embedding: pairs of texts in TSV, CSV or JSON lines; seq2seq: the same, or two
+    files line by line, sources first; generation: these, or conversations as JSON lines."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
-    model: Literal["lstm", "transformer"]
+    model: Literal["lstm", "lstm_attention", "transformer"]
     """The network behind it; that of --from, if it is given."""
     preset: str
     """Name of the recommended values, over which the flags below are laid."""
@@ -49,10 +52,11 @@ class Arguments:
     text: TokenizerConfig
     network: ModelConfig
     lengths: LengthConfig
+    writing: WritingConfig
     embedding: EmbeddingConfig
     training: TrainingConfig
     start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
-    """scratch, or a run directory whose tokenizer, shape and weights are the beginning."""
+    """scratch, or a run directory or a checkpoint's folder, whose tokenizer, shape and weights are the beginning."""
     eval_data: tuple[Path, ...] = ()
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None

