@@ -7,6 +7,7 @@ import shutil
 import minilm
 import numpy as np
 import pytest
+import tokenizers
 from hub_presets import word_pieces
 
 torch = pytest.importorskip("torch")
@@ -17,9 +18,12 @@ from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.checkpoints.sentence_encoders import read_pooling, write_pooling  # noqa: E402
 from keras_llm.checkpoints.table import to_theirs  # noqa: E402
-from keras_llm.config import EmbeddingConfig, LengthConfig, validate  # noqa: E402
+from keras_llm.checkpoints.wordpieces import read_word_pieces, write_word_pieces  # noqa: E402
+from keras_llm.config import Config, EmbeddingConfig, LengthConfig, TokenizerConfig, validate  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.run import load, named_weights  # noqa: E402
+from keras_llm.text.bert_tokenizer import BertTokenizer  # noqa: E402
+from keras_llm.text.wordpiece import WordPieceTokenizer  # noqa: E402
 
 PIECES = word_pieces()
 TEXTS = ["What is a language model?", "什么是语言模型？", "Playing 🙂", "", "a " * 40]
@@ -258,3 +262,51 @@ def test_minilm_as_sentence_transformers():
     task = open_checkpoint(minilm.folder())
     assert (task.longest, task.config.network.pooling, task.config.embedding.normalise) == (256, "mean", True)
     np.testing.assert_allclose(task.vectors(minilm.TEXTS), minilm.vectors(), atol=1e-5)
+
+
+# tokenizers
+
+
+@pytest.mark.parametrize("policy", ["identity", "lowercase", "nfc"])
+def test_a_vocabulary_learned_here_is_written_as_berts(tmp_path, policy):
+    ours = WordPieceTokenizer.train([*TEXTS, "Café Ａ naïve 模型！ e\u0301tude"] * 2, 150, policy)
+    write_word_pieces(tmp_path, ours, 32)
+    written = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = [*TEXTS, "Ａ Café, naïve!", "模型！ e\u0301tude", "What？"]
+    wanted = [ours.encode([text]).to_list()[0] for text in texts]
+    assert [written.encode(text, add_special_tokens=False).ids for text in texts] == wanted
+    assert written.encode("a", "is").type_ids == [0, 0, 0, 1, 1]
+
+
+def test_both_forms_of_files_give_the_same_tokenizer(tmp_path):
+    config = Config(text=TokenizerConfig("bert", len(PIECES) + 1))
+    first = BertTokenizer([*PIECES, "<e1>"], False, True, tokens={"mask": "<e1>"}, others=["[MASK]"])
+    write_word_pieces(tmp_path, first, 32)
+    assert read_word_pieces(tmp_path, config).settings == first.settings
+    (tmp_path / "tokenizer.json").unlink()
+    lines = read_word_pieces(tmp_path, config)
+    assert {**lines.settings, "others": ["[MASK]"]} == first.settings  # which that form does not say
+    assert lines.mask_id == first.mask_id == len(PIECES)
+
+
+def of_json(path, change):
+    described = json.loads(path.read_text())
+    change(described)
+    path.write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.update(normalizer={"type": "Lowercase"}), "another normalizer"),
+        (lambda d: d.update(pre_tokenizer={"type": "Whitespace"}), "another pre_tokenizer"),
+        (lambda d: d["model"].update(type="BPE"), "another model"),
+        (lambda d: d["added_tokens"].append({"id": 99, "content": "hey", "special": False}), "'hey'"),
+        (lambda d: d["added_tokens"].append({"id": 99, "content": "<x>", "special": True}), "must have the ids 0 to"),
+    ],
+)
+def test_another_tokenizer_is_refused(tmp_path, change, message):
+    write_word_pieces(tmp_path, BertTokenizer(PIECES), 32)
+    of_json(tmp_path / "tokenizer.json", change)
+    with pytest.raises(UserError, match=message):
+        read_word_pieces(tmp_path, Config(text=TokenizerConfig("bert", len(PIECES))))
