@@ -253,6 +253,14 @@ class TrainingConfig:
     """Updates between evaluations; 0: `evaluate_every` decides."""
     seed: int = 0
     """Of initial weights, order and dropout."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one update."""
+    freeze_layers: int = 0
+    """Fine-tuning: so many of the lowest blocks or layers keep their weights, and the embeddings with them; 0: none."""
+    layer_decay: float = 1.0
+    """Fine-tuning: each layer learns at this share of the rate of the one above it; the embeddings are the lowest."""
+    lora_rank: int = 0
+    """Fine-tuning: only small additions of this rank to the blocks' matrices are trained, and the heads; merged when saved."""
 
 
 @dataclasses.dataclass
@@ -322,6 +330,7 @@ def validate(config: Config) -> Config:
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
         "evaluate_every": training.evaluate_every,
+        "accumulate": training.accumulate,
     }
     for name, value in positive.items():
         if value <= 0:
@@ -337,10 +346,17 @@ def validate(config: Config) -> Config:
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
-    for name in ("weight_decay", "clip_norm", "patience", "steps", "evaluate_steps"):
+    for name in ("weight_decay", "clip_norm", "patience", "steps", "evaluate_steps", "freeze_layers", "lora_rank"):
         if getattr(training, name) < 0:
             received = getattr(training, name)
             raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+    if not 0 < training.layer_decay <= 1:
+        raise UserError(f"layer_decay must be above 0 and at most 1. Received: {training.layer_decay}.")
+    if training.freeze_layers > network.num_layers:
+        raise UserError(
+            "freeze_layers must not exceed num_layers. "
+            f"Received: freeze_layers={training.freeze_layers}, num_layers={network.num_layers}."
+        )
     if not 0 <= lengths.window_stride < lengths.window_length:
         raise UserError(
             "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "

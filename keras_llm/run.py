@@ -10,6 +10,7 @@ runs/reader/
   last.weights.h5       the newest weights
   state/last.npz        exact state for --resume: weights, optimizer, random generators, step
   metrics.json          the evaluation of the best weights
+  confusion.png …       of a classifier: confusion matrix, reliability, precision and recall
   manifest.json         format, hashes of data and tokenizer; written with the directory's first files, all at once
   logs/                 TensorBoard events
 ```
@@ -118,8 +119,8 @@ def save_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        for name, weight in named_weights(task.model).items():
-            file.create_dataset(name, data=keras.ops.convert_to_numpy(weight.value))
+        for name, value in merged_weights(task.model).items():
+            file.create_dataset(name, data=keras.ops.convert_to_numpy(value))
         file.attrs["keras_llm"] = json.dumps({"tokenizer": tokenizer_hash, "settings": task.settings})
     # Not `getbuffer`: where writing fails, its view lives on in the traceback, and Python 3.12 crashes when it collects that.
     with files.replacing(path) as temporary:
@@ -201,6 +202,17 @@ def load(path: str | Path, weights: str = "best") -> Task:
     task = make_task(run.config, tokenizer, precision="float32")
     load_weights(task, run.best_weights if weights == "best" else run.last_weights, tokenizer.fingerprint)
     return task
+
+
+def merged_weights(model) -> dict:
+    """The values of `named_weights`, with the low-rank additions of fine-tuning inside the matrices they belong to."""
+    values = {name: weight.value for name, weight in named_weights(model).items()}
+    adapted = [layer for layer in model._flatten_layers() if getattr(layer, "adapter", None)]
+    for layer in adapted:
+        values[layer.kernel.path.partition("/")[2]] = layer.merged_kernel
+        for weight in layer.adapter:
+            del values[weight.path.partition("/")[2]]
+    return values
 
 
 def named_weights(model) -> dict:

@@ -1,9 +1,12 @@
 """Metrics of classifiers against scikit-learn and values counted by hand."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from keras_llm.metrics.labels import (
     best_threshold,
@@ -12,6 +15,7 @@ from keras_llm.metrics.labels import (
     confusion,
     multi_label_metrics,
 )
+from keras_llm.training.label_charts import label_charts, precision_recall
 
 sklearn = pytest.importorskip("sklearn.metrics")
 
@@ -66,3 +70,25 @@ def test_a_label_that_is_none_of_them_is_wrong():
     found = classification_metrics(np.array([-1, 0]), np.array([[0.2, 0.8], [0.9, 0.1]]))
     assert found["accuracy"] == 0.5
     assert found["precision"] == 0.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(0, 10**6))
+def test_precision_and_recall_at_every_threshold(count, seed):
+    random = np.random.default_rng(seed)
+    truth, probabilities = random.random(count) < 0.5, random.random(count).round(1)
+    precision, recall = precision_recall(truth, probabilities)
+    for threshold, p, r in zip(np.unique(probabilities)[::-1], precision, recall, strict=True):
+        chosen = probabilities >= threshold
+        assert p == pytest.approx(sklearn.precision_score(truth, chosen, zero_division=0))
+        assert r == pytest.approx(sklearn.recall_score(truth, chosen, zero_division=0))
+
+
+def test_charts_are_pictures_with_chinese_labels():
+    truth, probabilities = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    charts = label_charts(["差评", "好评"], truth, probabilities)
+    assert set(charts) == {"confusion", "reliability", "precision_recall"}
+    assert set(label_charts(["差评", "好评"], np.eye(3, 2) > 0, probabilities)) == {"reliability", "precision_recall"}
+    for picture in charts.values():
+        width, height = Image.open(io.BytesIO(picture)).size
+        assert min(width, height) > 200

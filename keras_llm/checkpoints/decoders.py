@@ -8,9 +8,9 @@ from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig
 from keras_llm.errors import UserError
 
 
-def causal_lm(network: ModelConfig, vocabulary_size: int, prompt_start: bool) -> Config:
+def causal_lm(network: ModelConfig, vocabulary_size: int, prompt_start: bool, tokenizer: str = "byte_pair") -> Config:
     """The config of an imported language model; what a checkpoint says nothing about has its default."""
-    text = TokenizerConfig("byte_pair", vocabulary_size, prompt_start=prompt_start)
+    text = TokenizerConfig(tokenizer, vocabulary_size, prompt_start=prompt_start)
     # Learned positions end with the context: prompt and answer share it.
     longest = max(min(LengthConfig().max_answer_length, network.context_length // 2), 1)
     lengths = LengthConfig(max_answer_length=longest)

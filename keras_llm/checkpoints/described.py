@@ -14,7 +14,7 @@ INERT = {
     *("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "name_or_path", "model_type"),
     *("use_cache", "gradient_checkpointing", "initializer_range", "initializer_factor", "torchscript", "use_bfloat16"),
     *("output_hidden_states", "output_attentions", "return_dict", "_attn_implementation", "attn_implementation"),
-    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+    *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task", "task_specific_params"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class"),
     *("chunk_size_feed_forward", "_commit_hash", "model_max_length", "unsloth_version"),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from keras_llm.checkpoints.byte_pairs import prompt_starts, read_byte_pairs, write_byte_pairs
+from keras_llm.checkpoints.byte_pairs import check_byte_pairs, prompt_starts, read_byte_pairs, write_byte_pairs
 from keras_llm.checkpoints.decoders import causal_lm, ids_of, refuse_misfit
 from keras_llm.checkpoints.described import Described
 from keras_llm.checkpoints.table import Entry, linear, same
+from keras_llm.checkpoints.wordpieces import read_word_pieces, write_word_pieces
 from keras_llm.config import Config, ModelConfig
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
@@ -50,11 +51,15 @@ def read_config(described: dict, folder: Path) -> Config:
         *(f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
     )
     values.finish()
+    if _has_word_pieces(folder):
+        return causal_lm(network, size, prompt_start=True, tokenizer="bert")
     return causal_lm(network, size, prompt_starts(folder))
 
 
 def read_tokenizer(folder: Path, config: Config):
-    """The tokenizer beside the weights."""
+    """The tokenizer beside the weights: byte pairs, or BERT's word pieces, as most Chinese models of this family have."""
+    if config.text.tokenizer == "bert":
+        return read_word_pieces(folder, config)
     return read_byte_pairs(folder, config, splitting="gpt2")
 
 
@@ -90,6 +95,8 @@ def table(config: Config, vocabulary_size: int) -> list[Entry]:
 
 def write_config(config: Config, tokenizer) -> dict[str, Any]:
     """The config.json of a run; UserError where GPT-2 has no such model."""
+    if tokenizer.kind != "bert":
+        check_byte_pairs(tokenizer)
     network = config.network
     refuse_misfit(
         config,
@@ -124,4 +131,11 @@ def write_config(config: Config, tokenizer) -> dict[str, Any]:
 
 def write_tokenizer(directory: Path, tokenizer, config: Config) -> None:
     """The tokenizer's files."""
-    write_byte_pairs(directory, tokenizer, config)
+    if tokenizer.kind == "bert":
+        write_word_pieces(directory, tokenizer, config.network.context_length)
+    else:
+        write_byte_pairs(directory, tokenizer, config)
+
+
+def _has_word_pieces(folder: Path) -> bool:
+    return (folder / "vocab.txt").exists() and not (folder / "merges.txt").exists()

@@ -35,6 +35,7 @@ class Linear(keras.layers.Layer):
         self.units = math.prod(self.sizes)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.adapter = []
 
     def build(self, x_shape):
         width = x_shape[-1]
@@ -52,11 +53,39 @@ class Linear(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
 
+    def adapt(self, rank):
+        """Freezes W and adds to it a trainable product of two narrow matrices, at first zero: W + A B, A [D, r], B [r, F].
+
+        Reference: Hu et al. 2021, https://arxiv.org/abs/2106.09685 (LoRA, with alpha = r).
+        """
+        width = self.kernel.shape[1 if self.transposed else 0]
+        self.kernel.trainable = False
+        if self.use_bias:
+            self.bias.trainable = False
+        self._tracker.unlock()  # as Keras' own enable_lora does: the layer is built already
+        self.adapter = [
+            self.add_weight(name="adapter_in", shape=(width, rank), initializer="he_uniform"),
+            self.add_weight(name="adapter_out", shape=(rank, self.units), initializer="zeros"),
+        ]
+        self._tracker.lock()
+
+    @property
+    def merged_kernel(self):
+        """The kernel's value with what `adapt` added to it."""
+        if not self.adapter:
+            return self.kernel.value
+        added = ops.matmul(*self.adapter)
+        return self.kernel.value + (ops.transpose(added) if self.transposed else added)
+
     def call(self, x):
         batch, length, width = ops.shape(x)
         # TensorFlow's graph optimiser and XLA both take the transposition into the product.
         kernel = ops.transpose(self.kernel) if self.transposed else self.kernel
-        y = ops.matmul(ops.reshape(x, (-1, width)), kernel)
+        rows = ops.reshape(x, (-1, width))
+        y = ops.matmul(rows, kernel)
+        if self.adapter:
+            into, out = self.adapter
+            y = y + ops.matmul(ops.matmul(rows, into), out)
         y = reshape(y, (batch, length, self.units))
         if self.use_bias:
             y = ops.add(y, self.bias)

@@ -309,6 +309,10 @@ class Task(Answering):
         """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
         raise NotImplementedError
 
+    def judged(self, records: list[dict]):
+        """Of a task that chooses labels: what is drawn of its judgement, as `Classification` has it; None: nothing is."""
+        return None
+
     def loss(self):
         """The training loss, or a dict with one for each of the model's outputs; their sum is minimised."""
         from keras_llm.layers.losses import CrossEntropy

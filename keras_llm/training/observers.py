@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import keras
 import numpy as np
+from PIL import Image
 
 from keras_llm.training.pictures import attention_image
 from keras_llm.training.tensorboard import TensorBoard
@@ -50,6 +52,11 @@ class TensorBoardObserver:
             if hasattr(self.task.model, "attention"):
                 self.board.image("attention", self._attention(), step)
         self.board.flush()
+
+    def charts(self, charts: dict[str, bytes], step: int) -> None:
+        """PNG files by name, drawn at the end."""
+        for name, picture in charts.items():
+            self.board.image(name, np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")), step)
 
     def finish(self, metrics: dict) -> None:
         """The last things: hyper-parameters with the final metrics, the embedding for the projector."""

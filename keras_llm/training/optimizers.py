@@ -9,6 +9,7 @@ class AdamW(keras.optimizers.AdamW):
 
     Args:
         clip_norm: gradients are scaled down to this global norm before the update; 0 leaves them alone.
+        rates: variable's path -> factor on the learning rate; 1 for those not named.
         **kwargs: as for `keras.optimizers.AdamW`. With `use_ema`, `ema_momentum` is reached slowly: the momentum of
             update n is at most (1 + n) / (10 + n), or the initial weights would stay in the average for epochs.
 
@@ -24,9 +25,10 @@ class AdamW(keras.optimizers.AdamW):
     >>> model.compile(optimizer=AdamW(learning_rate=1e-3, clip_norm=1.0), loss="mse")
     """
 
-    def __init__(self, learning_rate=1e-3, clip_norm=0.0, **kwargs):
+    def __init__(self, learning_rate=1e-3, clip_norm=0.0, rates=None, **kwargs):
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.clip_norm = float(clip_norm)
+        self.rates = dict(rates or {})
 
     @property
     def ema_momentum(self):
@@ -47,6 +49,7 @@ class AdamW(keras.optimizers.AdamW):
         if spared:
             self.exclude_from_weight_decay(var_list=spared)
         super().build(variables)
+        self._factors = [self.rates.get(variable.path, 1.0) for variable in variables]
         self.gradient_norm = self.add_variable(shape=(), dtype="float32", name="gradient_norm")
 
     def apply(self, grads, trainable_variables=None):
@@ -63,8 +66,13 @@ class AdamW(keras.optimizers.AdamW):
             grads = [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
         super().apply(grads, trainable_variables)
 
+    def update_step(self, gradient, variable, learning_rate):
+        # Here a variable is the backend's own and has no path, but Keras knows its place.
+        super().update_step(gradient, variable, learning_rate * self._factors[self._get_variable_index(variable)])
+
     def get_config(self):
-        return {**super().get_config(), "clip_norm": self.clip_norm, "ema_momentum": self._ema_momentum}
+        config = {"clip_norm": self.clip_norm, "rates": self.rates, "ema_momentum": self._ema_momentum}
+        return {**super().get_config(), **config}
 
 
 class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):

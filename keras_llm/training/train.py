@@ -177,6 +177,7 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     from keras_llm.data.prepared import Prepared
     from keras_llm.tasks import make_task
     from keras_llm.training.embedding import start_embedding
+    from keras_llm.training.label_charts import label_charts
     from keras_llm.training.observers import TensorBoardObserver
     from keras_llm.training.trainer import Trainer
 
@@ -232,6 +233,12 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     metrics["history"] = progress.history
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     files.write_json(run.metrics, metrics)
+    if judged := task.judged(evaluation or sample):
+        charts = label_charts(config.labels.labels, *judged)
+        observer.charts(charts, progress.step)
+        for name, picture in charts.items():
+            with files.replacing(run.path / f"{name}.png") as temporary:
+                temporary.write_bytes(picture)
     observer.finish(metrics)
     for name in ("train", "evaluation"):
         if name in metrics:

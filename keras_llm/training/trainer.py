@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from keras_llm import files
 from keras_llm.errors import UserError
+from keras_llm.training.fine_tuning import prepare_model, rates
 from keras_llm.training.optimizers import AdamW, WarmUpSchedule
 
 SAVE_SECONDS = 120.0
@@ -100,6 +101,7 @@ class Trainer:
         # Inside, more is better.
         self.sign = 1 if task.monitor_mode == "max" else -1
         self.model = task.model
+        prepare_model(self.model, settings, task.config.network)
         self.model.compile(
             optimizer=self._optimizer(),
             loss=task.loss(),
@@ -124,6 +126,8 @@ class Trainer:
             learning_rate=WarmUpSchedule(
                 settings.learning_rate, self.total_steps, round(settings.warmup * self.total_steps), settings.schedule
             ),
+            rates=rates(self.model, settings, self.task.config.network),
+            gradient_accumulation_steps=settings.accumulate if settings.accumulate > 1 else None,
             clip_norm=settings.clip_norm,
             weight_decay=settings.weight_decay,
             beta_2=settings.beta_2,

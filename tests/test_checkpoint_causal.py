@@ -411,6 +411,45 @@ def test_older_files_say_the_same(imported, tmp_path):
     np.testing.assert_array_equal(found, imported("gpt2").task.model({"token_ids": IDS}))
 
 
+def test_gpt2_with_word_pieces(tmp_path):
+    """Most Chinese models of GPT-2's shape have BERT's tokenizer."""
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *"什么是语言模型？，。！的一在",
+        "what",
+        "is",
+        "##s",
+        "2017",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(pieces), n_embd=16, n_layer=1, n_head=2, n_positions=48, eos_token_id=3, bos_token_id=2
+    )
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape))
+    theirs.save_pretrained(tmp_path)
+    import_checkpoint(tmp_path, tmp_path / "run", say=lambda line: None)
+    task, tokenizer = load(tmp_path / "run"), transformers.BertTokenizer.from_pretrained(tmp_path)
+    text = "什么是语言模型？What is 2017！"
+    ids = torch.tensor([tokenizer(text).input_ids[:-1]])  # [CLS] and the text
+    answer = task.ask([{"text": text}])[0]["answer"]
+    written = theirs.generate(ids, max_new_tokens=task.longest + 1, do_sample=False, pad_token_id=0, eos_token_id=3)
+    wanted = task.tokenizer.decode(written[:, ids.shape[1] :].int().numpy()).numpy()[0].decode()
+    assert answer == wanted and answer
+    export_checkpoint(tmp_path / "run", tmp_path / "again", say=lambda line: None)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in theirs.state_dict().items())
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again")(text).input_ids == tokenizer(text).input_ids
+
+
 def test_a_run_that_exists_is_not_touched(imported, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         import_checkpoint(imported("qwen3").folder, tmp_path)

@@ -1,0 +1,142 @@
+"""What learns in fine-tuning, and how fast: frozen layers, falling rates, low-rank additions that are merged, accumulation."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_llm.config import LabelConfig, ModelConfig, validate
+from keras_llm.data.prepared import Prepared
+from keras_llm.errors import UserError
+from keras_llm.layers.linear import Linear
+from keras_llm.presets import make_config
+from keras_llm.run import load_weights, named_weights, save_weights
+from keras_llm.tasks import make_task
+from keras_llm.training.fine_tuning import depth
+from keras_llm.training.optimizers import AdamW
+from keras_llm.training.trainer import Trainer
+
+
+def array(x):
+    return ops.convert_to_numpy(x)
+
+
+def micro_task(**training):
+    config = make_config("classification", "transformer", "tiny")
+    network = config.network
+    network.embedding_dim, network.feedforward_dim, network.num_layers, network.num_heads, network.dropout = (
+        8,
+        16,
+        2,
+        2,
+        0.0,
+    )
+    config.labels = LabelConfig(labels=["a", "b"])
+    config.training.batch_size, config.training.steps, config.training.warmup = 2, 4, 0.0
+    for name, value in training.items():
+        setattr(config.training, name, value)
+    keras.utils.set_random_seed(1)
+    return make_task(validate(config), vocabulary_size=30)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "token_ids": random.integers(4, 30, 6).astype("int32"),
+            "segment_ids": np.zeros(6, bool),
+            "label": np.asarray(i % 2, "int32"),
+        }
+        for i in range(8)
+    ]
+    return Prepared.write(tmp_path_factory.mktemp("prepared") / "p", rows, "x")
+
+
+def trained(prepared, tmp_path, **training):
+    task = micro_task(**training)
+    before = {name: array(weight.value) for name, weight in named_weights(task.model).items()}
+    Trainer(task, prepared, tmp_path / "state.npz").train()
+    return task, before
+
+
+def changed(task, before):
+    after = {name: array(weight.value) for name, weight in named_weights(task.model).items()}
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+def test_layers_are_counted_from_below():
+    network = ModelConfig(num_layers=2)
+    paths = ["encoder/embedding/embeddings", "encoder/lstm/layer_1_forward/kernel", "encoder/block_0/x", "pool/kernel"]
+    assert [depth(path, network) for path in paths] == [0, 2, 1, 3]
+    assert depth("encoder/norm/scale", network) == 3
+    assert depth("encoder/norm/scale", ModelConfig(num_layers=2, norm_first=False)) == 0
+
+
+def test_frozen_layers_stay(prepared, tmp_path):
+    task, before = trained(prepared, tmp_path, freeze_layers=1)
+    names = changed(task, before)
+    assert names == {name for name in before if depth(name, task.config.network) > 1}
+    assert {name.split("/")[1] for name in names if "/" in name} >= {"block_1", "norm", "kernel"}
+
+
+def test_each_layer_learns_slower_than_the_one_above():
+    variables = [keras.Variable(np.ones(3, "float32"), name=name) for name in ("low", "high")]
+    optimizer = AdamW(0.1, rates={variables[0].path: 0.25}, weight_decay=0.0)
+    optimizer.apply([ops.ones(3), ops.ones(3)], variables)
+    steps = [1 - float(array(variable.value)[0]) for variable in variables]
+    assert steps[0] == pytest.approx(steps[1] * 0.25, rel=1e-4)
+
+
+def test_rates_fall_from_the_head_to_the_embeddings(prepared, tmp_path):
+    task = micro_task(layer_decay=0.5)
+    rates = Trainer(task, prepared, tmp_path / "state.npz").inner_optimizer.rates
+    found = {path.partition("/")[2]: rate for path, rate in rates.items()}
+    assert found["head/kernel"] == 1.0
+    assert found["encoder/embedding/embeddings"] == 0.125
+    assert {rate for name, rate in found.items() if "block_1" in name} == {0.5}
+
+
+def test_low_rank_additions_learn_alone_and_are_merged(prepared, tmp_path):
+    task, before = trained(prepared, tmp_path, lora_rank=2, learning_rate=0.05)
+    names = changed(task, before)
+    assert names == {"head/kernel", "head/bias", "encoder/norm/scale"}
+    adapters = [name for name in named_weights(task.model) if "adapter" in name]
+    assert len(adapters) == 2 * 2 * 4  # qkv, output, inner, outer of two blocks
+    inputs = {"token_ids": np.array([[5, 6, 7]]), "segment_ids": np.zeros((1, 3), "int32")}
+    expected = array(task.model(inputs))
+    save_weights(task, tmp_path / "merged.h5", "hash")
+    plain = micro_task()
+    load_weights(plain, tmp_path / "merged.h5", "hash")
+    np.testing.assert_allclose(array(plain.model(inputs)), expected, atol=1e-5)
+    kernel = "encoder/block_0/feedforward/inner/kernel"
+    assert not np.array_equal(array(named_weights(plain.model)[kernel].value), before[kernel])
+
+
+@pytest.mark.parametrize("sizes", [4, 12])  # kept as [F, D], and as [D, F]
+def test_an_adapted_product_is_the_merged_one(sizes):
+    linear, x = Linear(sizes), np.random.default_rng(0).normal(size=(2, 3, 8)).astype("float32")
+    plain = array(linear(x))
+    linear.adapt(2)
+    np.testing.assert_allclose(array(linear(x)), plain, atol=1e-6)
+    linear.adapter[1].assign(np.ones((2, sizes)))
+    kernel = array(linear.merged_kernel)
+    kernel = kernel.T if linear.transposed else kernel
+    np.testing.assert_allclose(array(linear(x)), x @ kernel, atol=1e-5)
+
+
+def test_low_rank_additions_need_blocks(prepared, tmp_path):
+    task = micro_task(lora_rank=2)
+    config = make_config("classification", "lstm", "tiny")
+    config.labels = LabelConfig(labels=["a", "b"])
+    lstm = make_task(validate(config), vocabulary_size=30)
+    lstm.config.training = task.config.training
+    with pytest.raises(UserError, match="lora_rank is for Transformers"):
+        Trainer(lstm, prepared, tmp_path / "state.npz")
+
+
+def test_accumulated_batches_make_one_update(prepared, tmp_path):
+    task, before = trained(prepared, tmp_path, accumulate=4, steps=3)
+    assert changed(task, before) == set()
+    task, before = trained(prepared, tmp_path / "more", accumulate=4, steps=4)
+    assert "head/kernel" in changed(task, before)

@@ -1,0 +1,232 @@
+"""Classification as a task: files to a trained run, pairs, several labels, levels, weights, export; fine-tuning from runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_llm
+from keras_llm.config import LabelConfig, validate
+from keras_llm.data.prepared import Prepared
+from keras_llm.errors import UserError
+from keras_llm.evaluate import evaluate_run
+from keras_llm.export.export import export_task
+from keras_llm.layers.losses import BinaryCrossEntropy, CrossEntropy, FocalCrossEntropy
+from keras_llm.presets import make_config
+from keras_llm.tasks import make_task
+from keras_llm.tasks.classification import Classification, balanced
+from keras_llm.text.wordpiece import WordPieceTokenizer
+from keras_llm.training.start import adopt, open_start, start_weights
+from keras_llm.training.train import train_run
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = [
+    ("What a wonderful film !", "pos"),
+    ("这家酒店很好，下次还来。", "pos"),
+    ("I love this place 🙂", "pos"),
+    ("服务周到，非常满意！", "pos"),
+    ("A terrible waste of time .", "neg"),
+    ("房间很脏，太失望了。", "neg"),
+    ("I hate this awful place 🙁", "neg"),
+    ("服务很差，再也不来了！", "neg"),
+]
+SEVERAL = [("red and blue", ["blue", "red"]), ("红色", ["red"]), ("blue 蓝", ["blue"]), ("nothing 无", [])]
+
+
+def micro_config(model="lstm", **labels):
+    config = make_config("classification", model, "tiny")
+    config.text.vocabulary_size = 150
+    network, training = config.network, config.training
+    network.embedding_dim, network.hidden_dim, network.feedforward_dim, network.num_layers = 16, 12, 24, 1
+    network.num_heads, network.dropout, network.context_length = 2, 0.0, 32
+    training.batch_size, training.epochs, training.learning_rate, training.evaluate_every = 4, 12, 1e-2, 6
+    config.labels = LabelConfig(**labels)
+    return validate(config)
+
+
+def table(path, rows):
+    path.write_text("\n".join(["text\tlabel", *(f"{text}\t{label}" for text, label in rows)]), encoding="utf-8")
+    return path
+
+
+def untrained(model="transformer", records=None, **labels):
+    records = records or [{"text": text, "labels": [label]} for text, label in TEXTS]
+    config = Classification.fitted(micro_config(model, **labels), records)
+    keras.utils.set_random_seed(0)
+    return make_task(config, WordPieceTokenizer.train(Classification.texts(records), 150)), records
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("classification")
+    data = table(directory / "data.tsv", TEXTS)
+    assert train_run(micro_config(), directory / "run", [data], [data], say=lambda line: None) == 0
+    return directory
+
+
+def test_a_run_learns_evaluates_and_answers_alone_as_in_a_batch(trained):
+    task = keras_llm.load(trained / "run")
+    assert task.config.labels.labels == ["neg", "pos"]
+    answers = task.ask([{"text": text} for text, _ in TEXTS])
+    assert [answer["label"] for answer in answers] == [label for _, label in TEXTS]
+    for (text, _), answer in zip(TEXTS, answers, strict=True):
+        assert answer["labels"] == ["neg", "pos"]
+        assert answer["score"] == max(answer["scores"])
+        assert sum(answer["scores"]) == pytest.approx(1, abs=1e-5)
+        alone = task.ask_one({"text": text})
+        assert alone["label"] == answer["label"]
+        assert alone["scores"] == pytest.approx(answer["scores"], abs=1e-5)
+    found = evaluate_run(
+        trained / "run", [trained / "data.tsv"], predictions=trained / "said.json", say=lambda line: None
+    )
+    assert found["metrics"]["accuracy"] == found["metrics"]["f1"] == 1.0
+    assert json.loads((trained / "said.json").read_text())["data:3"] == "pos"
+    assert {path.name for path in (trained / "run").glob("*.png")} == {
+        f"{name}.png" for name in ("confusion", "reliability", "precision_recall")
+    }
+
+
+def test_the_exported_model_answers_the_same_in_another_process(trained):
+    task = keras_llm.load(trained / "run")
+    version = export_task(task, trained / "exported", [{"text": text} for text, _ in TEXTS])
+    model = tf.saved_model.load(str(version)).signatures["serving_default"]
+    found = model(text=tf.constant([TEXTS[1][0], "", "\udc80".encode("utf-8", "surrogatepass")]))
+    assert found["label"].numpy()[0] == b"pos"
+    assert found["scores"].shape == (3, 2)
+
+
+def test_empty_texts_and_long_texts_have_labels_too():
+    task, _ = untrained()
+    empty, long, same = task.ask([{"text": ""}, {"text": "好" * 5000}, {"text": "好" * 40}])
+    assert empty["label"] in ("neg", "pos")
+    assert long["scores"] == pytest.approx(same["scores"])  # cut at the context
+    assert task.ask([]) == []
+
+
+def test_pairs_are_read_with_their_segments():
+    records = [{"text": t, "pair": p, "labels": [label]} for t, p, label in [("一 a", "二 b", "0"), ("c", "d", "1")]]
+    task, _ = untrained(records=records)
+    assert task.inputs == ("text", "pair")
+    row = next(task.prepare(records))
+    tokens, tokenizer = row["token_ids"].tolist(), task.tokenizer
+    first, second = (ids for ids in tokenizer.encode(["一 a", "二 b"]).to_list())
+    assert tokens == [2, *first, 3, *second, 3]
+    assert row["segment_ids"].tolist() == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    ids, segments = task.encode_texts(tf.constant(["a " * 100]), tf.constant(["b"]))  # the longer one is cut
+    assert ids.shape == (1, 32)
+    assert segments.numpy().sum() == 2
+    assert task.ask_one({"text": "x", "pair": "y"})["label"] in ("0", "1")
+
+
+def test_several_labels_have_a_threshold_found_on_evaluation_data(tmp_path):
+    data = table(tmp_path / "data.tsv", [(text, "|".join(labels)) for text, labels in SEVERAL])
+    config = micro_config(multi_label=True)
+    config.training.epochs = config.training.evaluate_every = 40
+    assert train_run(config, tmp_path / "run", [data], [data], say=lambda line: None) == 0
+    task = keras_llm.load(tmp_path / "run")
+    assert 0 < task.settings["threshold"] < 1
+    for (_, labels), answer in zip(SEVERAL, task.ask([{"text": text} for text, _ in SEVERAL]), strict=True):
+        assert [name for name, is_on in zip(answer["labels"], answer["chosen"], strict=True) if is_on] == labels
+    assert task.evaluate(task.read([data])[0])["exact_match"] == 1.0
+
+
+def test_upper_levels_are_scored_by_the_sum_of_their_labels():
+    records = [{"text": text, "labels": [label]} for text, label in [("a", "球/足球"), ("b", "球/篮球"), ("c", "财经")]]
+    task, _ = untrained(records=records, separator="/")
+    probabilities = np.array([[0.4, 0.3, 0.3], [0.1, 0.5, 0.4], [0.45, 0.1, 0.45]], "float32")
+    names = task.config.labels.labels
+    assert names == sorted(names)
+    task.judged = lambda records: (np.array([1, 1, 2]), probabilities)
+    found = task.evaluate(records)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["accuracy_1"] == pytest.approx(2 / 3)
+
+
+def test_rare_labels_count_more_when_balanced(tmp_path):
+    assert balanced(np.array([0, 0, 0, 1]), 2).tolist() == pytest.approx([4 / 6, 2.0])
+    records = [{"text": text, "labels": [label]} for text, label in [*TEXTS[:4], *TEXTS[:3], TEXTS[4]]]
+    task, _ = untrained(records=records, class_weights="balanced")
+    batch = task.batches(Prepared.write(tmp_path / "prepared", task.prepare(records), "x"), 8)[0]
+    _, labels, weights = task.split(batch)
+    assert weights.tolist() == pytest.approx([8 / 14 if label else 4.0 for label in labels])
+
+
+def test_losses_against_numpy():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(5, 3)).astype("float32"), random.integers(0, 3, 5)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    true = p[np.arange(5), labels]
+    assert float(FocalCrossEntropy(2.0)(labels, logits)) == pytest.approx(
+        np.mean(-((1 - true) ** 2) * np.log(true)), 1e-5
+    )
+    assert float(FocalCrossEntropy(0.0)(labels, logits)) == pytest.approx(float(CrossEntropy()(labels, logits)), 1e-5)
+    yes, q = random.integers(0, 2, (5, 3)), 1 / (1 + np.exp(-logits))
+    plain = -(yes * np.log(q) + (1 - yes) * np.log(1 - q)).mean()
+    assert float(BinaryCrossEntropy()(yes, logits)) == pytest.approx(plain, 1e-5)
+    focal = -(yes * (1 - q) ** 2 * np.log(q) + (1 - yes) * q**2 * np.log(1 - q)).mean()
+    assert float(BinaryCrossEntropy(gamma=2.0)(yes, logits)) == pytest.approx(focal, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        ([("a", "x"), ("b", "x")], {}, "A classifier chooses between labels. Received: x in all"),
+        ([("a", "x"), ("b", "z")], {"labels": ["x", "y"]}, r"data\.tsv:3: a label must be one of x, y.*'z'"),
+        ([("a", "x"), ("b", "y")], {"labels": ["x", "x"]}, "one place among the outputs.*'x' twice"),
+        ([("a", "x"), ("b", "y")], {"levels": 1}, "without a separator"),
+        ([("a", "x"), ("b", "y")], {"multi_label": True, "class_weights": "balanced"}, "class_weights are for texts"),
+    ],
+)
+def test_what_is_refused_before_anything_is_written(tmp_path, rows, labels, message):
+    data = table(tmp_path / "data.tsv", rows)
+    with pytest.raises(UserError, match=message):
+        train_run(micro_config(**labels), tmp_path / "run", [data], say=lambda line: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.tsv"]
+
+
+def test_a_classifier_starts_from_a_run_whose_encoder_it_takes(trained, tmp_path):
+    data = table(tmp_path / "three.tsv", [*TEXTS, ("It is a film .", "neutral"), ("它是酒店。", "neutral")])
+    source = keras_llm.load(trained / "run")
+    config = adopt(micro_config(), source.config)
+    config.network.embedding_dim = 999  # whatever is asked for, the shape is the start's
+    config = adopt(config, source.config)
+    config.start, config.training.steps, config.training.learning_rate = str(trained / "run"), 1, 1e-9
+    said = []
+    assert train_run(config, tmp_path / "run", [data], say=said.append) == 0
+    assert "new: head/kernel, head/bias" in said
+    task = keras_llm.load(tmp_path / "run")
+    assert task.config.labels.labels == ["neg", "neutral", "pos"]
+    assert task.tokenizer.fingerprint == source.tokenizer.fingerprint
+    before, after = (keras.ops.convert_to_numpy(t.model.embedding.embeddings) for t in (source, task))
+    np.testing.assert_allclose(before, after, atol=1e-6)
+
+
+def test_a_start_of_another_shape_is_refused(trained):
+    start = open_start(trained / "run")
+    config = adopt(micro_config(), start.config)
+    with pytest.raises(UserError, match="Weights go from a model to one of the same kind.*lstm"):
+        adopt(micro_config("transformer"), start.config)
+    config.network.hidden_dim += 1
+    config.labels.labels = ["a", "b"]
+    with pytest.raises(UserError, match=r"encoder/lstm/.* is \(16, 48\), here \(16, 52\)"):
+        start_weights(make_task(config, start.tokenizer()), start)
+
+
+def test_the_command_line_trains_from_a_run(trained, tmp_path):
+    def finetune(*arguments):
+        command = [sys.executable, str(ROOT / "scripts" / "finetune.py"), "--task", "classification", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    data, run = str(trained / "data.tsv"), str(tmp_path / "run")
+    wrong = finetune("--from", str(tmp_path / "none"), "--data", data, "--run", run)
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1].split(":")[0]) == (2, "error")
+    done = finetune("--from", str(trained / "run"), "--steps", "2", "--batch-size", "4", "--data", data, "--run", run)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["start"], config["model"], config["preset"]) == (str(trained / "run"), "lstm", "finetune")
+    assert config["network"]["embedding_dim"] == 16
