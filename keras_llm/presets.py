@@ -257,7 +257,7 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         ("causal_lm", "lstm"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
             "network": {"embedding_dim": 200, "hidden_dim": 200, "num_layers": 2, "context_length": 35, "dropout": 0.2},
-            "training": {"epochs": 13, "batch_size": 20, "learning_rate": 2e-3},
+            "training": {"epochs": 13, "batch_size": 20, "learning_rate": 4e-3, "beta_2": 0.999},
         },
         ("causal_lm", "lstm_attention"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
@@ -386,7 +386,7 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         ("causal_lm", "lstm"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 16000},
             "network": {"embedding_dim": 650, "hidden_dim": 650, "num_layers": 2, "context_length": 35, "dropout": 0.5},
-            "training": {"epochs": 39, "batch_size": 20, "learning_rate": 1e-3},
+            "training": {"epochs": 39, "batch_size": 20, "learning_rate": 2e-3, "beta_2": 0.999},
         },
         # 25 million parameters in the blocks.
         ("causal_lm", "transformer"): {

@@ -61,6 +61,8 @@ class Arguments:
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None
     """JSON file with settings; flags given here have priority over it, it has priority over the preset."""
+    seeds: int = 1
+    """Train as many runs with seeds from --seed on, --run/seed-0 …, and tell mean and deviation of their metrics."""
     resume: bool = False
     """Continue the run where it stopped, at the exact step with the exact next batch."""
     max_examples: int | None = None
@@ -94,19 +96,22 @@ def main():
     config.start = "" if arguments.start == SCRATCH else arguments.start
     if start:
         config = adopt(config, start)
+    settings = {
+        "data": arguments.data,
+        "eval_data": arguments.eval_data,
+        "resume": arguments.resume,
+        "max_examples": arguments.max_examples,
+        "max_eval_examples": arguments.max_eval_examples,
+        "time_budget": seconds(arguments.time_budget) if arguments.time_budget else None,
+        "save_seconds": seconds(arguments.save_every),
+    }
+    if arguments.seeds != 1:
+        from keras_llm.training.seeds import train_seeds
+
+        return train_seeds(validate(config), arguments.run, arguments.seeds, **settings)
     from keras_llm.training.train import train_run
 
-    return train_run(
-        validate(config),
-        arguments.run,
-        arguments.data,
-        arguments.eval_data,
-        resume=arguments.resume,
-        max_examples=arguments.max_examples,
-        max_eval_examples=arguments.max_eval_examples,
-        time_budget=seconds(arguments.time_budget) if arguments.time_budget else None,
-        save_seconds=seconds(arguments.save_every),
-    )
+    return train_run(validate(config), arguments.run, **settings)
 
 
 if __name__ == "__main__":

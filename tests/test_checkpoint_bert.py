@@ -1,21 +1,29 @@
 """BERT's checkpoints: the same numbers as in `transformers`, both ways, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 
 import minilm
 import numpy as np
 import pytest
+import tokenizers
 from hub_presets import word_pieces
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from keras_llm.checkpoints import bert  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
-from keras_llm.config import validate  # noqa: E402
+from keras_llm.checkpoints.sentence_encoders import read_pooling, write_pooling  # noqa: E402
+from keras_llm.checkpoints.table import to_theirs  # noqa: E402
+from keras_llm.checkpoints.wordpieces import read_word_pieces, write_word_pieces  # noqa: E402
+from keras_llm.config import Config, EmbeddingConfig, LengthConfig, TokenizerConfig, validate  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
-from keras_llm.run import load  # noqa: E402
+from keras_llm.run import load, named_weights  # noqa: E402
+from keras_llm.text.bert_tokenizer import BertTokenizer  # noqa: E402
+from keras_llm.text.wordpiece import WordPieceTokenizer  # noqa: E402
 
 PIECES = word_pieces()
 TEXTS = ["What is a language model?", "什么是语言模型？", "Playing 🙂", "", "a " * 40]
@@ -77,7 +85,7 @@ def theirs(model, ids, segments):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_numbers_are_those_of_transformers(checkpoints, name):
+def test_numbers_are_those_of_transformers_and_tensors_come_back(checkpoints, name):
     folder, model = checkpoints[name]
     task = open_checkpoint(folder)
     assert task.config.kind == ("embedding" if name == "BertModel" else "masked_lm")
@@ -86,17 +94,22 @@ def test_numbers_are_those_of_transformers(checkpoints, name):
     wanted = theirs(getattr(model, "bert", model), ids, segments).last_hidden_state.numpy()
     found = np.asarray(task.model.encoder(inputs))
     np.testing.assert_allclose(found[real], wanted[real], atol=1e-5)
-    if name == "BertModel":
-        return
-    outputs = theirs(model, ids, segments)
-    found = task.model({**inputs, "mask_positions": np.tile(np.arange(12, dtype="int32"), (3, 1))})
-    logits = outputs.logits if name == "BertForMaskedLM" else outputs.prediction_logits
-    np.testing.assert_allclose(np.asarray(found["tokens"])[real], logits.numpy()[real], atol=1e-4)
+    if name != "BertModel":
+        outputs = theirs(model, ids, segments)
+        found = task.model({**inputs, "mask_positions": np.tile(np.arange(12, dtype="int32"), (3, 1))})
+        logits = outputs.logits if name == "BertForMaskedLM" else outputs.prediction_logits
+        np.testing.assert_allclose(np.asarray(found["tokens"])[real], logits.numpy()[real], atol=1e-4)
     if name == "BertForPreTraining":
         np.testing.assert_allclose(np.asarray(found["next"])[:, ::-1], outputs.seq_relationship_logits, atol=1e-5)
+    weights = {key: np.asarray(weight.value) for key, weight in named_weights(task.model).items()}
+    back = to_theirs(bert.table(task.config, len(PIECES)), weights)
+    tensors = {bert.CANONICAL(key): value.numpy() for key, value in model.state_dict().items()}
+    assert set(tensors) - set(back) <= {*bert.TIED, "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    for key, array in back.items():
+        np.testing.assert_array_equal(array, tensors[key])
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", ["BertForPreTraining", "BertModel"])
 def test_a_run_and_back(checkpoints, name, tmp_path):
     folder, model = checkpoints[name]
     said = []
@@ -170,8 +183,7 @@ def test_sentence_encoders_pool_as_their_files_say(checkpoints, tmp_path, mode, 
     source, model = checkpoints["BertModel"]
     folder = shutil.copytree(source, tmp_path / "checkpoint")
     sentence_transformers_files(folder, mode, *["Normalize"] * normalise)
-    import_checkpoint(folder, tmp_path / "run", say=lambda line: None)
-    task = load(tmp_path / "run")
+    task = open_checkpoint(folder)
     found = task.vectors(TEXTS)
     for text, vector in zip(TEXTS, found, strict=True):
         ids = np.array([[2, *task.tokenizer.encode([text]).to_list()[0][:6], 3]])
@@ -179,8 +191,10 @@ def test_sentence_encoders_pool_as_their_files_say(checkpoints, tmp_path, mode, 
         wanted = {"mean_tokens": states.mean(0), "cls_token": states[0], "max_tokens": states.max(0)}[mode]
         wanted = wanted / np.linalg.norm(wanted) if normalise else wanted
         np.testing.assert_allclose(vector, wanted, atol=1e-5)
-    export_checkpoint(tmp_path / "run", tmp_path / "back", say=lambda line: None)
-    assert open_checkpoint(tmp_path / "back").config == task.config
+    write_pooling(tmp_path, task.config)
+    plain = dataclasses.replace(task.config, lengths=LengthConfig(), embedding=EmbeddingConfig())
+    plain.network = dataclasses.replace(plain.network, pooling="mean")
+    assert read_pooling(tmp_path, plain) == task.config
 
 
 def edit(path, **values):
@@ -233,7 +247,6 @@ def test_what_is_not_supported_is_named_and_leaves_nothing(checkpoints, tmp_path
 
 
 def test_a_run_of_another_shape_has_no_hugging_face_form():
-    from keras_llm.checkpoints import bert
     from keras_llm.presets import make_config
 
     tokenizer = type("", (), {"kind": "wordpiece", "vocabulary_size": 9, "pad_id": 0, "unicode_policy": "identity"})
@@ -249,3 +262,51 @@ def test_minilm_as_sentence_transformers():
     task = open_checkpoint(minilm.folder())
     assert (task.longest, task.config.network.pooling, task.config.embedding.normalise) == (256, "mean", True)
     np.testing.assert_allclose(task.vectors(minilm.TEXTS), minilm.vectors(), atol=1e-5)
+
+
+# tokenizers
+
+
+@pytest.mark.parametrize("policy", ["identity", "lowercase", "nfc"])
+def test_a_vocabulary_learned_here_is_written_as_berts(tmp_path, policy):
+    ours = WordPieceTokenizer.train([*TEXTS, "Café Ａ naïve 模型！ e\u0301tude"] * 2, 150, policy)
+    write_word_pieces(tmp_path, ours, 32)
+    written = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = [*TEXTS, "Ａ Café, naïve!", "模型！ e\u0301tude", "What？"]
+    wanted = [ours.encode([text]).to_list()[0] for text in texts]
+    assert [written.encode(text, add_special_tokens=False).ids for text in texts] == wanted
+    assert written.encode("a", "is").type_ids == [0, 0, 0, 1, 1]
+
+
+def test_both_forms_of_files_give_the_same_tokenizer(tmp_path):
+    config = Config(text=TokenizerConfig("bert", len(PIECES) + 1))
+    first = BertTokenizer([*PIECES, "<e1>"], False, True, tokens={"mask": "<e1>"}, others=["[MASK]"])
+    write_word_pieces(tmp_path, first, 32)
+    assert read_word_pieces(tmp_path, config).settings == first.settings
+    (tmp_path / "tokenizer.json").unlink()
+    lines = read_word_pieces(tmp_path, config)
+    assert {**lines.settings, "others": ["[MASK]"]} == first.settings  # which that form does not say
+    assert lines.mask_id == first.mask_id == len(PIECES)
+
+
+def of_json(path, change):
+    described = json.loads(path.read_text())
+    change(described)
+    path.write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.update(normalizer={"type": "Lowercase"}), "another normalizer"),
+        (lambda d: d.update(pre_tokenizer={"type": "Whitespace"}), "another pre_tokenizer"),
+        (lambda d: d["model"].update(type="BPE"), "another model"),
+        (lambda d: d["added_tokens"].append({"id": 99, "content": "hey", "special": False}), "'hey'"),
+        (lambda d: d["added_tokens"].append({"id": 99, "content": "<x>", "special": True}), "must have the ids 0 to"),
+    ],
+)
+def test_another_tokenizer_is_refused(tmp_path, change, message):
+    write_word_pieces(tmp_path, BertTokenizer(PIECES), 32)
+    of_json(tmp_path / "tokenizer.json", change)
+    with pytest.raises(UserError, match=message):
+        read_word_pieces(tmp_path, Config(text=TokenizerConfig("bert", len(PIECES))))

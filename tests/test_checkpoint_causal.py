@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from micro_checkpoints import CHECKPOINTS, save  # noqa: E402
 
+from keras_llm.checkpoints.byte_pairs import prompt_starts  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig, validate  # noqa: E402
@@ -448,6 +449,24 @@ def test_gpt2_with_word_pieces(tmp_path):
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in theirs.state_dict().items())
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again")(text).input_ids == tokenizer(text).input_ids
+
+
+def test_prompts_begin_as_the_tokenizer_of_the_checkpoint_says(tmp_path):
+    def steps(*single):
+        template = {"type": "TemplateProcessing", "single": list(single)}
+        return {"post_processor": {"type": "Sequence", "processors": [{"type": "ByteLevel"}, template]}}
+
+    start, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    assert not prompt_starts(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    for described, wanted in ((steps(start, text), True), (steps(text), False), ({"post_processor": None}, False)):
+        path.write_text(json.dumps(described))
+        assert prompt_starts(tmp_path) is wanted
+    path.write_text(json.dumps(steps(start, text, start)))
+    with pytest.raises(UserError, match="not behind it"):
+        prompt_starts(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    assert prompt_starts(tmp_path)
 
 
 def test_a_run_that_exists_is_not_touched(imported, tmp_path):

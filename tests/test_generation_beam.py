@@ -106,7 +106,7 @@ def test_with_room_for_all_beginnings_it_finds_the_best_of_all_texts(penalty, mi
 
 def test_a_text_may_end_in_several_ways():
     """Every way to end competes for itself."""
-    ends, limit = (END, 2), 3
+    ends, limit = (END, V - 1), 3
     log_probs = TABLE - np.log(np.exp(TABLE).sum(-1, keepdims=True))
     expected = []
     for length in range(limit + 1):

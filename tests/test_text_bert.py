@@ -89,7 +89,7 @@ def pair(request):
     return (encoder, *traced, theirs)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(texts, min_size=1, max_size=8))
 @example(PIECES)
 def test_ids_and_offsets_are_those_of_hugging_face(pair, batch):

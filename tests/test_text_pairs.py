@@ -47,15 +47,17 @@ def test_wrong_texts_and_scores(tmp_path):
     assert brief(read(written(tmp_path, "a.tsv", "a\tb\t0.5\nc\td\t1\n"))[0])[1] == ("c", "d", [], 1.0)
     path = written(tmp_path, "a.csv", "anchor,positive,negative_1,negative_2\na,b,c,d\ne,f,g,\n")
     assert brief(read(path)[0]) == [("a", "b", ["c", "d"], None), ("e", "f", ["g"], None)]
-    lines = [{"query": "q", "pos": ["a", "b"], "neg": ["c", "d"]}, ["x", "y", 0.25], ["x", "y", "z", "w"]]
+    lines = [{"query": "q", "pos": ["a", "b"], "neg": ["c", "d"]}, ["x", "y", "z", "w"]]
     records = read(written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines))))[0]
     assert brief(records) == [
         ("q", "a", ["c", "d"], None),
         ("q", "b", ["c", "d"], None),
-        ("x", "y", [], 0.25),
         ("x", "y", ["z", "w"], None),
     ]
-    assert len({record["id"] for record in records}) == 4
+    assert len({record["id"] for record in records}) == 3
+    assert brief(read(written(tmp_path, "b.jsonl", '["x", "y", 0.25]\n'))[0]) == [("x", "y", [], 0.25)]
+    with pytest.raises(UserError, match="all pairs have a score or none. Received: 1 of 2"):
+        read(written(tmp_path, "b.jsonl", '["x", "y", 0.25]\n["x", "y"]\n'))
 
 
 def test_columns_by_name_or_number(tmp_path):

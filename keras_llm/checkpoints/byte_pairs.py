@@ -53,7 +53,7 @@ def read_byte_pairs(folder: Path, config: Config, splitting: str | None) -> Byte
                 "Choose another checkpoint."
             )
     names = _names(folder)
-    special |= {name: vocabulary[name] for name in names.values() if name in vocabulary}
+    special |= {name: vocabulary[name] for name in (*names.values(), SEPARATOR) if name in vocabulary}
     vocabulary = {token: id_ for token, id_ in vocabulary.items() if token not in special and token not in marks}
     size = config.text.vocabulary_size
     highest = max((*vocabulary.values(), *special.values(), *marks.values()))
@@ -218,8 +218,6 @@ def _of_vocabulary_and_merges(folder: Path, splitting: str):
     added = {token: (id_, True) for token, id_ in _optional(folder / "added_tokens.json").items()}
     for id_, token in (settings.get("added_tokens_decoder") or {}).items():
         added[token["content"]] = (int(id_), bool(token.get("special")))
-    if SEPARATOR in vocabulary:
-        added[SEPARATOR] = (vocabulary[SEPARATOR], True)
     return vocabulary, merges, added, SPLITTINGS[splitting], bool(settings.get("add_prefix_space"))
 
 

@@ -42,6 +42,7 @@ def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[d
 
     Raises:
         UserError: a file is missing, broken or not UTF-8, a column or key is missing, a score is no number; with `file:line`.
+            Some pairs have a score and others none.
 
     Example:
 
@@ -73,6 +74,11 @@ def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[d
                 name = f"{stem}:{line}" + (f".{i}" if i else "")
                 record = {"id": name, "text": text.strip(), "pair": pair.strip(), "negatives": negatives}
                 records.append(record if score is None else {**record, "score": score})
+    scored = sum("score" in record for record in records)
+    if scored not in (0, len(records)):
+        raise UserError(
+            f"Either all pairs have a score or none. Received: {scored} of {len(records)} with one. Give files of one kind."
+        )
     return finish(records, report, paths)
 
 
