@@ -14,9 +14,21 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keras_llm.errors import UserError
 
-Kind = Literal["reading", "closed_book", "causal_lm", "masked_lm", "span_corruption", "classification", "embedding"]
+Kind = Literal[
+    "reading",
+    "closed_book",
+    "causal_lm",
+    "masked_lm",
+    "span_corruption",
+    "classification",
+    "tagging",
+    "embedding",
+    "seq2seq",
+    "generation",
+]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
 
+LEARNED_LENGTH = 1024  # positions with a vector of their own in an encoder-decoder whose positions are learned
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
 
 
@@ -83,6 +95,10 @@ class ModelConfig:
     """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs."""
     pooling: Literal["mean", "max", "first"] = "mean"
     """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
+    character_dim: int = 0
+    """tagging with lstm: width of a vector made from each token's characters, beside its embedding; 0: none."""
+    token_dropout: float = 0.0
+    """tagging: share of tokens read as the unknown one while training: what they are must then follow from the rest."""
     scale_embedding: bool = True
     """Transformer language models: multiply the embedding's vectors by the root of their width."""
     norm_epsilon: float = 1e-5
@@ -118,7 +134,9 @@ class LengthConfig:
     max_question_length: int = 48
     """Longer questions lose their end."""
     max_answer_length: int = 40
-    """Longest span a reader gives, longest answer a closed-book model writes."""
+    """Longest span a reader gives, longest text any other model writes."""
+    max_source_length: int = 256
+    """seq2seq: longer sources lose their end."""
     window_length: int = 320
     """Context tokens a reader sees at once."""
     window_stride: int = 128
@@ -129,7 +147,7 @@ class LengthConfig:
 
 @dataclasses.dataclass
 class FieldConfig:
-    """Which column or key of labelled files holds what: its name, or its number from 1 in a file without header."""
+    """Which column or key of files with examples holds what: its name, or its number from 1 in a file without header."""
 
     text_field: str = ""
     """The text; empty: the first of text, sentence, content, review … that is there."""
@@ -137,6 +155,9 @@ class FieldConfig:
     """The second text of a pair; empty: the first of pair, text_b, sentence2 … that is there, or none."""
     label_field: str = ""
     """The label or labels; empty: the first of label, labels, class, category … that is there."""
+    target_field: str = ""
+    """seq2seq, generation: what is to be written for the text; further fields after commas are accepted, too, where a record
+    has them; empty: the first of target, translation, summary, title … that is there."""
 
 
 @dataclasses.dataclass
@@ -159,6 +180,10 @@ class LabelConfig:
     """"balanced": rare labels count more, in inverse proportion to their number."""
     focal_gamma: float = 0.0
     """Above 0: examples that are easy already count less (focal loss); 2 is usual."""
+    scheme: Literal["bio", "bioes"] = "bioes"
+    """tagging: the tags a model gives; whatever scheme the data is written in."""
+    crf: bool = True
+    """tagging: learn which tags follow each other (conditional random field)."""
 
 
 @dataclasses.dataclass
@@ -217,6 +242,26 @@ class MaskingConfig:
 
 
 @dataclasses.dataclass
+class WritingConfig:
+    """What models of kind seq2seq and generation read and write, and how that is judged."""
+
+    prompt: str = "{text}"
+    """What the model reads: "{text}" stands for the source (generation: for each prompt), e.g. "summarise: {text}"."""
+    metric: Literal["bleu", "rouge", "exact", "loss"] = "bleu"
+    """Which metric decides which weights are best: BLEU, ROUGE-L, exact match, or the mean loss of the targets' tokens."""
+    target_language: Literal["auto", "en", "zh"] = "auto"
+    """How BLEU finds words: "zh" Chinese by character, "en" (any language with spaces) by word, "auto" as the targets are."""
+    num_beams: int = 5
+    """Beams of the signature `beam` and of the evaluation of a trained model; 1: greedy."""
+    length_penalty: float = 1.0
+    """Of the evaluation's beams: above 0 favours long texts, below 0 short ones. Requests for `beam` give their own."""
+    beams_while_training: bool = False
+    """Evaluate with beams while training, too; otherwise greedily, which takes a fraction of the time."""
+    max_judged: int = 0
+    """Texts are written and compared for so many examples, spread over the data, the loss is of all; 0: for all."""
+
+
+@dataclasses.dataclass
 class TrainingConfig:
     """How the weights are found."""
 
@@ -226,6 +271,8 @@ class TrainingConfig:
     """Updates to make, whatever part of an epoch or how many epochs that is; 0: `epochs` decides."""
     batch_size: int = 32
     """Examples (for readers: windows) a step."""
+    batch_tokens: int = 0
+    """Tokens a step, padding among them, in place of batch_size; 0: batch_size (reading, closed_book, seq2seq, generation)."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"
@@ -269,7 +316,8 @@ class Config:
 
     kind: Kind = "reading"
     """What the model does: "reading" finds the answer in a context, "closed_book" writes it from memory, "causal_lm" writes on,
-    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "embedding" makes vectors."""
+    "masked_lm" and "span_corruption" fill gaps, "classification" chooses labels, "tagging" finds entities, "embedding" makes
+    vectors, "seq2seq" writes one text for another, "generation" responses to prompts."""
     model: Architecture = "transformer"
     """The network behind it."""
     preset: str = "small"
@@ -283,6 +331,7 @@ class Config:
     network: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lengths: LengthConfig = dataclasses.field(default_factory=LengthConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+    writing: WritingConfig = dataclasses.field(default_factory=WritingConfig)
     embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
@@ -325,7 +374,9 @@ def validate(config: Config) -> Config:
         "min_count": network.min_count,
         "max_question_length": lengths.max_question_length,
         "max_answer_length": lengths.max_answer_length,
+        "max_source_length": lengths.max_source_length,
         "window_length": lengths.window_length,
+        "num_beams": config.writing.num_beams,
         "epochs": training.epochs,
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
@@ -338,6 +389,7 @@ def validate(config: Config) -> Config:
     shares = {
         "dropout": network.dropout,
         "recurrent_dropout": network.recurrent_dropout,
+        "token_dropout": network.token_dropout,
         "ema": training.ema,
         "label_smoothing": training.label_smoothing,
         "warmup": training.warmup,
@@ -346,7 +398,8 @@ def validate(config: Config) -> Config:
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
-    for name in ("weight_decay", "clip_norm", "patience", "steps", "evaluate_steps", "freeze_layers", "lora_rank"):
+    switched = "weight_decay clip_norm patience steps evaluate_steps batch_tokens freeze_layers lora_rank"
+    for name in switched.split():
         if getattr(training, name) < 0:
             received = getattr(training, name)
             raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
@@ -383,9 +436,10 @@ def validate(config: Config) -> Config:
             "label_smoothing must be 0. "
             f"Received: {training.label_smoothing}."
         )
-    if config.kind == "closed_book" and config.text.tokenizer in ("wordpiece", "words", "bert"):
+    writes = config.kind in ("closed_book", "seq2seq", "generation")
+    if writes and config.text.tokenizer in ("wordpiece", "words", "bert"):
         raise UserError(
-            f"A closed-book model needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
+            f"A model that writes needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
             "Use sentencepiece, characters or byte_pair."
         )
     if network.freeze_embeddings and not network.vectors:
@@ -395,10 +449,14 @@ def validate(config: Config) -> Config:
         )
     if network.vectors and config.model == "ngram":
         raise UserError("An n-gram model has no embedding. Received: vectors for one. Leave vectors out.")
-    if config.kind == "causal_lm":
+    if config.kind in ("causal_lm", "generation"):
         _validate_language_model(config)
+    if config.kind in ("seq2seq", "generation"):
+        _validate_writing(config)
     if config.kind == "classification":
         _validate_classification(config)
+    if config.kind == "tagging":
+        _validate_tagging(config)
     if config.kind == "embedding":
         _validate_embedding(config)
     if config.kind == "masked_lm":
@@ -425,6 +483,24 @@ def _validate_language_model(config: Config) -> None:
         )
 
 
+def _validate_writing(config: Config) -> None:
+    writing = config.writing
+    if writing.prompt.count("{text}") != 1:
+        raise UserError(
+            'prompt must hold "{text}" once, where the source comes. '
+            f'Received: {writing.prompt!r}. Write for example "summarise: {{text}}".'
+        )
+    lengths = config.lengths
+    longest = max(lengths.max_source_length, lengths.max_answer_length)
+    if config.kind == "seq2seq" and config.network.positions == "learned" and longest >= LEARNED_LENGTH:
+        raise UserError(
+            f"Learned positions end at {LEARNED_LENGTH}: max_source_length and max_answer_length must be below. "
+            f"Received: {lengths.max_source_length} and {lengths.max_answer_length}. Use rotary positions for longer texts."
+        )
+    if writing.max_judged < 0:
+        raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")
+
+
 def _validate_classification(config: Config) -> None:
     labels = config.labels
     twice = [name for name, count in collections.Counter(labels.labels).items() if count > 1]
@@ -448,6 +524,29 @@ def _validate_classification(config: Config) -> None:
         raise UserError(
             "Focal loss and label smoothing pull in opposite directions: use one of them. "
             f"Received: focal_gamma={labels.focal_gamma}, label_smoothing={config.training.label_smoothing}."
+        )
+
+
+def _validate_tagging(config: Config) -> None:
+    network, others = config.network, LabelConfig()
+    for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
+        if getattr(config.labels, name) != getattr(others, name):
+            raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
+    if config.text.tokenizer == "sentencepiece":
+        raise UserError(
+            "A tagger needs a tokenizer with offsets. Received: tokenizer=sentencepiece. Use wordpiece, characters or words."
+        )
+    if network.context_length < 8:
+        raise UserError(f"A tagger reads windows of context_length >= 8. Received: {network.context_length}.")
+    if network.character_dim < 0 or (network.character_dim and config.model != "lstm"):
+        raise UserError(
+            "character_dim is the width of what an lstm tagger reads of a token's characters; 0: nothing. "
+            f"Received: character_dim={network.character_dim}, model={config.model}."
+        )
+    if config.labels.crf and config.training.label_smoothing:
+        raise UserError(
+            "A conditional random field is trained on whole sequences of tags: label_smoothing must be 0. "
+            f"Received: {config.training.label_smoothing}. Leave one of them out."
         )
 
 

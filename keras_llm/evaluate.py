@@ -28,7 +28,7 @@ def evaluate_run(
         run_dir: a run directory.
         data: files that the task's reader understands.
         output: where to write the metrics as JSON, with the data's hash, the config and the time.
-        predictions: where to write {id: answer or label}, for questions the form the SQuAD and CMRC scripts read.
+        predictions: where to write {id: answer, label or entities}, for questions the form the SQuAD and CMRC scripts read.
         weights: "best" or "last".
         say: receives what is told to the user.
 
@@ -47,6 +47,7 @@ def evaluate_run(
     run = Run(run_dir)
     result = {
         "metrics": metrics,
+        "notes": task.metric_notes,
         "settings": task.settings,
         "run": Path(run_dir).name,
         "weights": weights,
@@ -66,8 +67,9 @@ def evaluate_run(
     if output:
         files.write_json(output, result)
         say(f"Written: {output}")
+    for name, note in task.metric_notes.items():
+        say(f"{name}: {note}")
     if predictions:
-        answers = task.ask(records)
-        files.write_json(predictions, {r["id"]: a[task.predicts] for r, a in zip(records, answers, strict=True)})
+        files.write_json(predictions, task.predictions(records))
         say(f"Written: {predictions}")
     return result

@@ -25,7 +25,7 @@ def load_writer(run_dir: str | Path, max_tokens: int | None = None, beams: int |
     """
     task = load(run_dir, weights)
     if "sample" not in task.signatures:
-        raise UserError(f"Text is written by language models and closed-book models. Received: a {task.kind} run.")
+        raise UserError(f"Text is written by language models and by encoder-decoders. Received: a {task.kind} run.")
     if max_tokens is not None:
         task.config.lengths.max_answer_length = max_tokens
         validate(task.config)

@@ -12,6 +12,14 @@ GPT_LIKE = {"positions": "rotary", "norm": "rms", "activation": "gelu", "dropout
 
 BERT_LIKE = {"positions": "learned", "norm": "layer", "norm_first": False, "activation": "gelu", "dropout": 0.1}
 
+WRITERS = ("seq2seq", "generation")
+
+# A line feed tells where a prompt ends; comparing texts for all of a large set would take longer than an epoch.
+RESPONSES = {"prompt": "{text}\n", "metric": "loss", "max_judged": 200}
+
+# Of translations, as the published small models for data of this size.
+TRANSLATION = {"epochs": 40, "batch_tokens": 4096, "label_smoothing": 0.1, "ema": 0.999}
+
 # Recommended values: preset -> (kind, model) -> section -> field. "tiny" is for tests and the demo.
 PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
     "tiny": {
@@ -35,6 +43,40 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "network": {"embedding_dim": 96, "num_layers": 2, "num_heads": 4, "feedforward_dim": 192, "dropout": 0.0},
             "training": {"epochs": 60, "batch_size": 16, "learning_rate": 2e-3},
         },
+        ("seq2seq", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 64, "hidden_dim": 96, "num_layers": 1, "dropout": 0.1},
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 5e-3},
+        },
+        ("seq2seq", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128, "dropout": 0.1},
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 3e-3},
+        },
+        ("generation", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "context_length": 128},
+            "writing": RESPONSES,
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 3e-3},
+        },
+        ("generation", "lstm_attention"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {"embedding_dim": 128, "hidden_dim": 128, "num_layers": 1, "context_length": 128},
+            "writing": RESPONSES,
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 3e-3},
+        },
+        ("generation", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 2000},
+            "network": {
+                **GPT_LIKE,
+                "embedding_dim": 128,
+                "num_layers": 4,
+                "feedforward_dim": 512,
+                "context_length": 128,
+            },
+            "writing": RESPONSES,
+            "training": {"epochs": 30, "batch_size": 16, "learning_rate": 2e-3},
+        },
         ("embedding", "lstm"): {
             "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.0},
@@ -54,6 +96,22 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "text": {"vocabulary_size": 4000, "unicode_policy": "lowercase"},
             "network": {"embedding_dim": 64, "num_layers": 2, "num_heads": 4, "feedforward_dim": 128},
             "training": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
+        },
+        ("tagging", "lstm"): {
+            "text": {"vocabulary_size": 4000},
+            "network": {"embedding_dim": 64, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2, "context_length": 128},
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 5e-3, "clip_norm": 5.0},
+        },
+        ("tagging", "transformer"): {
+            "text": {"vocabulary_size": 4000},
+            "network": {
+                "embedding_dim": 64,
+                "num_layers": 2,
+                "num_heads": 4,
+                "feedforward_dim": 128,
+                "context_length": 128,
+            },
+            "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
         },
         ("causal_lm", "ngram"): {"network": {"order": 3}},
         ("causal_lm", "feedforward"): {
@@ -115,6 +173,12 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
     "finetune": {
         (kind, model): {
             "network": {"dropout": 0.1},
+            **(
+                {"lengths": {"max_answer_length": 80}, "text": {"tokenizer": "sentencepiece"}}
+                if kind in WRITERS
+                else {}
+            ),
+            **({"writing": RESPONSES} if kind == "generation" else {}),
             "training": {
                 "epochs": 3,
                 "batch_size": 32,
@@ -124,8 +188,9 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
                 "beta_2": 0.999,
             },
         }
-        for kind in ("classification", "reading")
-        for model in ("lstm", "transformer")
+        for kind in ("classification", "tagging", "reading", *WRITERS)
+        for model in ("lstm", "transformer", "lstm_attention")
+        if kind == "generation" or model != "lstm_attention"
     }
     | {
         ("embedding", model): {
@@ -162,6 +227,23 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "network": {"embedding_dim": 128, "num_layers": 2, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.3},
             "training": {"epochs": 6, "batch_size": 64, "learning_rate": 5e-4, "beta_2": 0.999},
         },
+        # Capitals tell names from other words: the text stays as it is written.
+        ("tagging", "lstm"): {
+            "text": {"vocabulary_size": 8000},
+            "network": {
+                "embedding_dim": 128,
+                "hidden_dim": 128,
+                "num_layers": 1,
+                "dropout": 0.5,
+                "token_dropout": 0.1,
+            },
+            "training": {"epochs": 20, "batch_size": 32, "learning_rate": 3e-3, "beta_2": 0.999, "clip_norm": 5.0},
+        },
+        ("tagging", "transformer"): {
+            "text": {"vocabulary_size": 8000},
+            "network": {"embedding_dim": 128, "num_layers": 3, "num_heads": 4, "feedforward_dim": 512, "dropout": 0.3},
+            "training": {"epochs": 20, "batch_size": 32, "learning_rate": 1e-3, "beta_2": 0.999},
+        },
         ("causal_lm", "ngram"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
             "network": {"order": 5},
@@ -175,7 +257,7 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         ("causal_lm", "lstm"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
             "network": {"embedding_dim": 200, "hidden_dim": 200, "num_layers": 2, "context_length": 35, "dropout": 0.2},
-            "training": {"epochs": 13, "batch_size": 20, "learning_rate": 2e-3},
+            "training": {"epochs": 13, "batch_size": 20, "learning_rate": 4e-3, "beta_2": 0.999},
         },
         ("causal_lm", "lstm_attention"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
@@ -233,6 +315,60 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "network": {"embedding_dim": 128, "num_layers": 4, "num_heads": 4, "feedforward_dim": 256, "dropout": 0.3},
             "training": {"epochs": 8, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.999, "clip_norm": 5.0},
         },
+        ("seq2seq", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {"embedding_dim": 256, "hidden_dim": 256, "num_layers": 1, "dropout": 0.4},
+            "lengths": {"max_answer_length": 80},
+            "training": {**TRANSLATION, "epochs": 25, "learning_rate": 2e-3},
+        },
+        # The Transformer-Tiny of Wu et al. 2021 for Multi30k, with today's blocks.
+        ("seq2seq", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {
+                **GPT_LIKE,
+                "embedding_dim": 128,
+                "num_layers": 4,
+                "num_heads": 4,
+                "feedforward_dim": 256,
+                "dropout": 0.3,
+            },
+            "lengths": {"max_answer_length": 80},
+            "training": {**TRANSLATION, "learning_rate": 3e-3},
+        },
+        ("generation", "lstm"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {
+                "embedding_dim": 256,
+                "hidden_dim": 256,
+                "num_layers": 2,
+                "context_length": 256,
+                "dropout": 0.2,
+            },
+            "lengths": {"max_answer_length": 80},
+            "writing": RESPONSES,
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3},
+        },
+        ("generation", "lstm_attention"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {
+                "embedding_dim": 256,
+                "hidden_dim": 256,
+                "num_layers": 2,
+                "context_length": 256,
+                "dropout": 0.2,
+            },
+            "lengths": {"max_answer_length": 80},
+            "writing": RESPONSES,
+            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3},
+        },
+        # The shape of causal_lm's, so that one can start from the other.
+        ("generation", "transformer"): {
+            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+            "network": {**GPT_LIKE, "embedding_dim": 384, "num_layers": 6, "num_heads": 6, "feedforward_dim": 1536},
+            "lengths": {"max_answer_length": 80},
+            "writing": RESPONSES,
+            "training": {"epochs": 5, "batch_size": 16, "learning_rate": 3e-4},
+        },
         # The classic small set-up: embedding 128, two LSTM layers of 256.
         ("closed_book", "lstm"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
@@ -250,7 +386,7 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
         ("causal_lm", "lstm"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 16000},
             "network": {"embedding_dim": 650, "hidden_dim": 650, "num_layers": 2, "context_length": 35, "dropout": 0.5},
-            "training": {"epochs": 39, "batch_size": 20, "learning_rate": 1e-3},
+            "training": {"epochs": 39, "batch_size": 20, "learning_rate": 2e-3, "beta_2": 0.999},
         },
         # 25 million parameters in the blocks.
         ("causal_lm", "transformer"): {

@@ -47,7 +47,7 @@ def main():
         task = keras_llm.load(arguments.source)
         if len(task.inputs) == len(strings) == 1:  # whatever it is called
             strings = {task.inputs[0]: arguments.question}
-        answer = task.ask_one(strings, arguments.signature, settings)
+        answer = task.shown(task.ask_one(strings, arguments.signature, settings))
     print(json.dumps(answer, ensure_ascii=False))
 
 

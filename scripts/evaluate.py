@@ -21,7 +21,7 @@ class Arguments:
     output: Path | None = None
     """JSON file for the metrics; without it they are only printed."""
     predictions: Path | None = None
-    """JSON file for the answers, id to answer or label; for questions as the SQuAD and CMRC scripts read it."""
+    """JSON file for the answers, id to answer, label or entities; for questions as the SQuAD and CMRC scripts read it."""
     weights: Literal["best", "last"] = "best"
     """Which weights: best or last."""
 

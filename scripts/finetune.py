@@ -19,11 +19,12 @@ from keras_llm.config import (
     ModelConfig,
     TokenizerConfig,
     TrainingConfig,
+    WritingConfig,
     validate,
 )
 
 SCRATCH = "scratch"
-KINDS = ("classification", "reading", "embedding")
+KINDS = ("classification", "tagging", "reading", "embedding", "seq2seq", "generation")
 
 
 @dataclasses.dataclass
@@ -33,14 +34,16 @@ class Labels(LabelConfig):
 
 @dataclasses.dataclass
 class Arguments:
-    task: Literal["classification", "reading", "embedding"]
-    """What is learned: labels of texts or of pairs; answers in a context; vectors of texts, from pairs that belong together."""
+    task: Literal["classification", "tagging", "reading", "embedding", "seq2seq", "generation"]
+    """What is learned: labels of texts or of pairs; entities in texts; answers in a context; vectors of texts, from pairs that
+    belong together; one text for another; responses to prompts."""
     data: tuple[Path, ...]
-    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; reading: SQuAD JSON;
-    embedding: pairs of texts in TSV, CSV or JSON lines."""
+    """Training files. classification: TSV, CSV, JSON lines, or lines that begin with their label; tagging: CoNLL columns, JSON
+    lines with offsets; reading: SQuAD JSON; embedding: pairs of texts in TSV, CSV or JSON lines; seq2seq: the same, or two
+    files line by line, sources first; generation: these, or conversations as JSON lines."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
-    model: Literal["lstm", "transformer"]
+    model: Literal["lstm", "lstm_attention", "transformer"]
     """The network behind it; that of --from, if it is given."""
     preset: str
     """Name of the recommended values, over which the flags below are laid."""
@@ -49,6 +52,7 @@ class Arguments:
     text: TokenizerConfig
     network: ModelConfig
     lengths: LengthConfig
+    writing: WritingConfig
     embedding: EmbeddingConfig
     training: TrainingConfig
     start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
@@ -57,6 +61,8 @@ class Arguments:
     """Files to evaluate on after each epoch; without them the training loss decides which weights are best."""
     config: Path | None = None
     """JSON file with settings; flags given here have priority over it, it has priority over the preset."""
+    seeds: int = 1
+    """Train as many runs with seeds from --seed on, --run/seed-0 …, and tell mean and deviation of their metrics."""
     resume: bool = False
     """Continue the run where it stopped, at the exact step with the exact next batch."""
     max_examples: int | None = None
@@ -90,19 +96,22 @@ def main():
     config.start = "" if arguments.start == SCRATCH else arguments.start
     if start:
         config = adopt(config, start)
+    settings = {
+        "data": arguments.data,
+        "eval_data": arguments.eval_data,
+        "resume": arguments.resume,
+        "max_examples": arguments.max_examples,
+        "max_eval_examples": arguments.max_eval_examples,
+        "time_budget": seconds(arguments.time_budget) if arguments.time_budget else None,
+        "save_seconds": seconds(arguments.save_every),
+    }
+    if arguments.seeds != 1:
+        from keras_llm.training.seeds import train_seeds
+
+        return train_seeds(validate(config), arguments.run, arguments.seeds, **settings)
     from keras_llm.training.train import train_run
 
-    return train_run(
-        validate(config),
-        arguments.run,
-        arguments.data,
-        arguments.eval_data,
-        resume=arguments.resume,
-        max_examples=arguments.max_examples,
-        max_eval_examples=arguments.max_eval_examples,
-        time_budget=seconds(arguments.time_budget) if arguments.time_budget else None,
-        save_seconds=seconds(arguments.save_every),
-    )
+    return train_run(validate(config), arguments.run, **settings)
 
 
 if __name__ == "__main__":

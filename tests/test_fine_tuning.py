@@ -1,5 +1,7 @@
 """What learns in fine-tuning, and how fast: frozen layers, falling rates, low-rank additions that are merged, accumulation."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from keras_llm.run import load_weights, named_weights, save_weights
 from keras_llm.tasks import make_task
 from keras_llm.training.fine_tuning import depth
 from keras_llm.training.optimizers import AdamW
+from keras_llm.training.seeds import train_seeds
 from keras_llm.training.trainer import Trainer
 
 
@@ -140,3 +143,33 @@ def test_accumulated_batches_make_one_update(prepared, tmp_path):
     assert changed(task, before) == set()
     task, before = trained(prepared, tmp_path / "more", accumulate=4, steps=4)
     assert "head/kernel" in changed(task, before)
+
+
+def test_several_seeds_are_several_runs_with_mean_and_deviation(tmp_path):
+    data = tmp_path / "data.tsv"
+    data.write_text(
+        "text\tlabel\n" + "\n".join(f"{word} {i}\t{i % 2}" for i, word in enumerate("好 坏 yes no".split() * 3))
+    )
+    config = make_config("classification", "lstm", "tiny")
+    config.text.vocabulary_size = 100
+    config.network.embedding_dim, config.network.hidden_dim, config.training.batch_size, config.training.steps = (
+        8,
+        4,
+        4,
+        2,
+    )
+    said = []
+    with pytest.raises(UserError, match="seeds must be at least 2"):
+        train_seeds(config, tmp_path / "runs", 1, [data])
+    assert train_seeds(config, tmp_path / "runs", 2, [data], [data], say=said.append) == 0
+    summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    each = [json.loads((tmp_path / "runs" / f"seed-{i}" / "metrics.json").read_text())["evaluation"] for i in (0, 1)]
+    assert summary["seeds"] == [0, 1]
+    losses = [metrics["loss"] for metrics in each]
+    assert losses[0] != losses[1]
+    assert summary["mean"]["loss"] == pytest.approx(np.mean(losses))
+    assert summary["deviation"]["loss"] == pytest.approx(np.std(losses, ddof=1))
+    assert f"loss: {np.mean(losses):.4g} ± {np.std(losses, ddof=1):.2g}" in said
+    said.clear()  # what is finished is not trained again
+    assert train_seeds(config, tmp_path / "runs", 2, [data], [data], resume=True, say=said.append) == 0
+    assert not any(line.startswith("Training ended") for line in said)

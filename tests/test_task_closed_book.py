@@ -102,7 +102,7 @@ def test_each_row_has_its_own_settings(task):
 def test_the_score_of_a_shortened_answer_is_the_mean_of_its_tokens(task):
     """Without an end the end does not count."""
     question = tf.constant([QUESTIONS[0]])
-    ids, log_probs = greedy(**task._loop(task.encode_question(question)))
+    ids, log_probs = greedy(**task._loop(task.encode_source(question)))
     assert np.count_nonzero(ids) > 2
     (row,) = task.ask([{"question": QUESTIONS[0], **OFF, "temperature": 0.0, "max_length": 2}], signature="sample")
     assert row["score"] == pytest.approx(np.exp(np.mean(log_probs.numpy()[0, :2])), rel=1e-4)

@@ -1,6 +1,8 @@
 """Reading documents: text and JSON from files, values out of them, with their place in every message."""
 
+import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -20,6 +22,17 @@ def existing(paths: Sequence[str | Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"The data file must exist. Received: {path}. Check the path.")
     return paths
+
+
+def suffix_of(path: Path) -> str:
+    """The name's ending that tells the form, in lower case: ".tsv" of `train.TSV.gz`."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """What ids begin with: the files' names up to the first dot, or their paths where two would be the same."""
+    stems = [path.name.split(".")[0] for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
 def read_text(path: Path) -> str:
@@ -49,6 +62,19 @@ def parse_json(text: str, path: Path, first_line: int = 1):
         if isinstance(error, json.JSONDecodeError):
             line, what = first_line + error.lineno - 1, f"{error.msg} at column {error.colno}"
         raise UserError(f"{path}:{line}: must be valid JSON. Received: {what}. Mend the file.") from None
+
+
+def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line where the row begins, row); empty rows are left out."""
+    rows, line = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True), 1
+    try:
+        for row in rows:
+            if any(cell.strip() for cell in row):
+                yield line, row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        rule = 'Close every quote and write " inside a quoted field as "".'
+        raise UserError(f"{path}:{line}: rows must be valid CSV. Received: {error}. {rule}") from None
 
 
 def get(node, key: str, where: str):

@@ -1,7 +1,5 @@
 """Question-answer pairs: JSONL, JSON, CSV, TSV, YAML conversations, and the answerable questions of SQuAD files."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +8,16 @@ import yaml
 
 from keras_llm.data.documents import (
     claim,
+    csv_rows,
     existing,
     identifier_of,
     one_of,
     parse_json,
     read_text,
     short,
+    short_names,
     string_of,
+    suffix_of,
     text_of,
     unique,
 )
@@ -66,12 +67,10 @@ def read_pairs(paths: Sequence[str | Path]) -> tuple[list[dict], ReaderReport]:
     ('我。', ['我。', '你。'], 1)
     """
     paths = existing(paths)
-    stems = [path.name.split(".")[0] for path in paths]
-    names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
     report, places = ReaderReport(), {}
     records: dict[str, dict] = {}  # by question
-    for path, name in zip(paths, names, strict=True):
-        suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    for path, name in zip(paths, short_names(paths), strict=True):
+        suffix = suffix_of(path)
         if suffix not in PAIR_FORMS:
             raise UserError(
                 f"Pairs are read from {', '.join(PAIR_FORMS)}. Received: {path}. Convert or rename the file."
@@ -127,7 +126,7 @@ def _pair_of_object(item, where: str, default_id: str) -> tuple:
 
 
 def _pairs_csv(path: Path, name: str, report: ReaderReport, delimiter: str = ",") -> Iterator[tuple]:
-    rows, columns = _csv_rows(path, delimiter), None
+    rows, columns = csv_rows(path, delimiter), None
     for line, row in rows:
         where = f"{path}:{line}"
         if columns is None:
@@ -148,19 +147,6 @@ def _pairs_csv(path: Path, name: str, report: ReaderReport, delimiter: str = ","
 
 def _pairs_tsv(path: Path, name: str, report: ReaderReport) -> Iterator[tuple]:
     return _pairs_csv(path, name, report, delimiter="\t")
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where the row begins, row); empty rows are left out."""
-    rows, line = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True), 1
-    try:
-        for row in rows:
-            if any(cell.strip() for cell in row):
-                yield line, row
-            line = rows.line_num + 1
-    except csv.Error as error:
-        rule = 'Close every quote and write " inside a quoted field as "".'
-        raise UserError(f"{path}:{line}: rows must be valid CSV. Received: {error}. {rule}") from None
 
 
 def _csv_columns(row: list[str], where: str) -> tuple[int, int, int | None] | None:

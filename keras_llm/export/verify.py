@@ -67,7 +67,7 @@ def compare(
         except NotRunError as error:
             reports[who] = f"not run: {error}"
             continue
-        largest = _largest_difference(answers.batches, expected, requests, batches, tolerance, who)
+        largest = _largest_difference(signature, answers.batches, expected, requests, batches, tolerance, who)
         reports[who] = {**answers.facts, "compared": compared, "differences": 0, "largest_score_difference": largest}
     ran = [report for report in reports.values() if isinstance(report, dict)]
     return {
@@ -84,12 +84,13 @@ def compare(
     }
 
 
-def _largest_difference(answers, expected, requests, batches, tolerance, consumer):
+def _largest_difference(signature, answers, expected, requests, batches, tolerance, consumer):
     largest = 0.0
     for batch, columns in zip(batches, answers, strict=True):
         for place, i in enumerate(batch):
+            found = signature.without_padding({name: values[place] for name, values in columns.items()})
             for name, want in expected[i].items():
-                got = columns[name][place] if name in columns else None
+                got = found.get(name)
                 difference = _difference(got, want)
                 if not difference <= tolerance:  # NaN, too
                     shown = got.decode("utf-8", "replace") if isinstance(got, bytes) else got

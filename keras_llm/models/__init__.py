@@ -23,4 +23,9 @@ MODELS = {
     ("masked_lm", "transformer"): TransformerMaskedLanguageModel,
     ("span_corruption", "lstm"): LSTMEncoderDecoder,
     ("span_corruption", "transformer"): TransformerEncoderDecoder,
+    ("seq2seq", "lstm"): LSTMEncoderDecoder,
+    ("seq2seq", "transformer"): TransformerEncoderDecoder,
+    ("generation", "lstm"): LSTMLanguageModel,
+    ("generation", "lstm_attention"): LSTMAttentionLanguageModel,
+    ("generation", "transformer"): TransformerLanguageModel,
 }

@@ -100,9 +100,10 @@ class LSTMEncoder(keras.layers.Layer):
         vocabulary_size: V. Id 0 is padding.
         config: uses embedding_dim, hidden_dim (U), num_layers, dropout and recurrent_dropout.
         segments: add a vector for the first and one for the second text of a pair.
+        features: F, width of further vectors that stand beside the embeddings; 0: none.
 
-    Call: {"token_ids": int [B, T], and with `segments` "segment_ids": int [B, T], 0 or 1} -> [B, T, W], W = 2 U; zeros at
-    padding.
+    Call: {"token_ids": int [B, T], with `segments` "segment_ids": int [B, T], 0 or 1, and with `features` "features": [B, T, F]}
+    -> [B, T, W], W = 2 U; zeros at padding.
 
     Example:
 
@@ -113,9 +114,9 @@ class LSTMEncoder(keras.layers.Layer):
     Reference: Graves and Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".
     """
 
-    def __init__(self, vocabulary_size, config: ModelConfig, segments=False, **kwargs):
+    def __init__(self, vocabulary_size, config: ModelConfig, segments=False, features=0, **kwargs):
         super().__init__(**kwargs)
-        self.vocabulary_size, self.config = vocabulary_size, config
+        self.vocabulary_size, self.config, self.features = vocabulary_size, config, features
         policy = {"dtype": self.dtype_policy}
         self.embedding = TokenEmbedding(vocabulary_size, config.embedding_dim, name="embedding", **policy)
         self.segments = TokenEmbedding(2, config.embedding_dim, name="segments", **policy) if segments else None
@@ -140,13 +141,15 @@ class LSTMEncoder(keras.layers.Layer):
         self.embedding.build()
         if self.segments is not None:
             self.segments.build()
-        self.stack.build((None, None, self.config.embedding_dim))
+        self.stack.build((None, None, self.config.embedding_dim + self.features))
 
     def call(self, inputs, training=None):
         ids = inputs["token_ids"]
         x = self.embedding(ids)
         if self.segments is not None:
             x = x + self.segments(inputs["segment_ids"])
+        if self.features:
+            x = ops.concatenate([x, inputs["features"]], axis=-1)
         x = self.stack(self.drop(x, training=training), mask=ops.not_equal(ids, PAD), training=training)
         return self.drop(x, training=training)
 

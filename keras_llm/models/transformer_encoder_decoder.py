@@ -6,13 +6,11 @@ Shapes: B batch, S source length, T target length, D width, H heads, V vocabular
 import keras
 from keras import ops
 
-from keras_llm.config import ModelConfig
+from keras_llm.config import LEARNED_LENGTH, ModelConfig
 from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding, positions_of
 from keras_llm.layers.transformer import TransformerBlock, normalisation
 
 PAD = 0
-# Positions with a vector of their own where positions are learned; questions and answers are far shorter.
-LEARNED_LENGTH = 1024
 
 
 class TransformerEncoderDecoder(keras.Model):

@@ -5,9 +5,12 @@ from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.tasks.classification import Classification
 from keras_llm.tasks.closed_book import ClosedBook
 from keras_llm.tasks.embedding import Embedding
+from keras_llm.tasks.generation import Generation
 from keras_llm.tasks.masked_lm import MaskedLM
 from keras_llm.tasks.reading import Reading
+from keras_llm.tasks.seq2seq import Seq2Seq
 from keras_llm.tasks.span_corruption import SpanCorruption
+from keras_llm.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
     "reading": Reading,
@@ -15,7 +18,10 @@ TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
+    "seq2seq": Seq2Seq,
+    "generation": Generation,
     "classification": Classification,
+    "tagging": Tagging,
     "embedding": Embedding,
 }
 

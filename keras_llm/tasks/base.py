@@ -22,11 +22,14 @@ class Signature:
         texts: names of the inputs that hold the request's strings.
         settings: each other input and values it may take; the proof and the warm-up go through them. All float, all int or
             all str: that is the input's dtype.
+        count: name of the output that says how many columns of the others a row has; the columns behind are padding. "": none
+            are.
     """
 
     method: Callable[..., dict]
     texts: Sequence[str]
     settings: dict[str, Sequence] = dataclasses.field(default_factory=dict)
+    count: str = ""
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -38,6 +41,13 @@ class Signature:
         """Values or texts by name -> values of the settings' dtypes; UserError where a name or a value does not fit."""
         dtypes = {name: dtype for name, dtype in self.inputs.items() if name not in self.texts}
         return {name: setting_value(name, value, dtypes) for name, value in given.items()}
+
+    def without_padding(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """One row's outputs, the padding of the batch left out."""
+        if not self.count:
+            return answer
+        filled = int(answer[self.count])
+        return {name: value if name == self.count else value[:filled] for name, value in answer.items()}
 
     def example(self, strings: dict[str, str], place: int = 0) -> dict[str, Any]:
         """A request: the strings, and settings that change with `place`, each by itself; at 0 the first of each."""
@@ -130,6 +140,22 @@ class Answering:
             self._traces[key] = tf.function(function, autograph=False).get_concrete_function(**signature)
         return self._traces[key]
 
+    def traced(self, method, *signature):
+        """The graph of a method that is no way to ask, made once for each task: evaluations come again and again.
+
+        Args:
+            method: takes tensors.
+            signature: their specs; none: as they come.
+        """
+        import tensorflow as tf
+
+        key = method.__name__
+        if key not in self._traces:
+            self._traces[key] = tf.function(
+                method, input_signature=signature or None, autograph=False, reduce_retracing=True
+            )
+        return self._traces[key]
+
     def ask(
         self,
         records: Iterable[dict[str, Any]],
@@ -155,8 +181,8 @@ class Answering:
         """
         import tensorflow as tf
 
+        way = self.signatures[signature]
         if function is None:
-            way = self.signatures[signature]
             function = self.trace(way.method, way.inputs)
         specs = function.structured_input_signature[1]
         records = list(records)
@@ -169,8 +195,13 @@ class Answering:
                 inputs[name] = tf.constant(list(map(encode, values)) if spec.dtype == tf.string else values, spec.dtype)
             columns = {name: values.numpy() for name, values in function(**inputs).items()}
             for i in range(len(batch)):
-                answers.append({name: plain(values[i]) for name, values in columns.items()})
+                answer = {name: plain(values[i]) for name, values in columns.items()}
+                answers.append(way.without_padding(answer))
         return answers
+
+    def shown(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """One of `ask`'s answers in the form in which people read it."""
+        return answer
 
     def ask_one(
         self, strings: dict[str, str], signature: str = "serving_default", settings: dict[str, str] | None = None
@@ -222,6 +253,7 @@ class Task(Answering):
         token_features: the prepared features that are counted as tokens.
         predicts: the output of `answer` that is kept as a prediction.
         settings: small values found while training that belong to the weights, e.g. a threshold.
+        metric_notes: what repeating the metrics of the last `evaluate` takes, by metric: e.g. sacreBLEU's signature.
     """
 
     monitor: str
@@ -238,6 +270,7 @@ class Task(Answering):
         size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
         policy = keras.dtype_policies.get(precision or config.training.precision)
         super().__init__(config.kind, tokenizer, self.make_model(size, policy))
+        self.metric_notes: dict[str, str] = {}
         self.model(self.example_inputs())
 
     def make_model(self, vocabulary_size: int, dtype):
@@ -279,6 +312,11 @@ class Task(Answering):
         """What is shown of the answers to a few records while training: columns and rows."""
         raise NotImplementedError
 
+    def predictions(self, records: list[dict]) -> dict[str, Any]:
+        """id -> what `evaluate` judges, for records with ids: what `evaluate.py --predictions` writes."""
+        answers = self.ask(self.requests(records))
+        return {r["id"]: self.shown(answer)[self.predicts] for r, answer in zip(records, answers, strict=True)}
+
     def drawn_inputs(self, records: list[dict]) -> dict[str, np.ndarray]:
         """The model's inputs for a picture of its attention to the first record."""
         row = next(iter(self.prepare(records[:1])))
@@ -306,7 +344,8 @@ class Task(Answering):
         raise NotImplementedError
 
     def evaluate(self, records: list[dict], tune: bool = False) -> dict[str, float]:
-        """The task's own metrics over records; `tune` may set `settings` (thresholds) from them."""
+        """The task's own metrics over records; `tune` is given while training: it may set `settings` (thresholds) from them,
+        and take a faster way."""
         raise NotImplementedError
 
     def judged(self, records: list[dict]):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from keras_llm.tasks.base import Signature, encode
+from keras_llm.tasks.continuing import Continuing
 from keras_llm.tasks.documents import DocumentTask
-from keras_llm.tasks.generating import Generating
 
 SHOWN = 40  # characters of a text that are shown, or asked to go on with
 SCORED_AT_ONCE = 16  # texts
 
 
-class CausalLM(Generating, DocumentTask):
+class CausalLM(Continuing, DocumentTask):
     """A language model over documents: each token is predicted from those before it, the end of the document like a token.
 
     `answer(text: string [B])` writes on greedily and gives `answer: string [B]` (what follows the text, without it) and
@@ -35,13 +33,9 @@ class CausalLM(Generating, DocumentTask):
     """
 
     monitor = "bits_per_byte"
-    token_features = ("token_ids",)
 
     def requests(self, records):
         return [{"text": record["text"][:SHOWN]} for record in records]
-
-    def example_inputs(self):
-        return {"token_ids": np.array([[2, 3]], "int32")}
 
     def drawn_inputs(self, records):
         import tensorflow as tf
@@ -133,47 +127,6 @@ class CausalLM(Generating, DocumentTask):
     @property
     def signatures(self):
         return {**super().signatures, "score": Signature(self.score, self.inputs)}
-
-    @property
-    def longest(self):
-        return self.config.lengths.max_answer_length
-
-    @property
-    def prompt_limit(self):
-        """Tokens of a prompt that are read, the start id among them: its last ones."""
-        network = self.config.network
-        ends = self.config.model == "transformer" and network.positions == "learned"
-        return network.context_length - (self.longest if ends else 0)
-
-    def begin(self, text):
-        import tensorflow as tf
-
-        from keras_llm.generation.forced import Forced
-
-        tokenizer = self.tokenizer
-        ids = tf.cast(tokenizer.encode(text), tf.int32)
-        # A text of nothing begins with the start id in any case: something must be before the first token.
-        starts = tf.cast((ids.row_lengths() == 0) | self.config.text.prompt_start, ids.row_splits.dtype)
-        start = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], tokenizer.start_id), starts)
-        ids = tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
-        lengths = tf.cast(ids.row_lengths(), tf.int32)
-        prompt = ids.to_tensor(default_value=tokenizer.pad_id)
-        width = tf.shape(prompt)[1]
-        # A batch of no prompts has no column either.
-        prompt = tf.pad(prompt, [[0, 0], [0, tf.cast(width == 0, tf.int32)]])
-        # The model reads what all rows have; the rest of the longer ones is forced, token by token.
-        shortest = tf.maximum(tf.minimum(tf.reduce_min(lengths), width), 1)
-        length = self.longest + 1  # one step more than the longest answer, for the end
-        return {
-            "step": self.model.step,
-            "start_ids": tf.gather(prompt, shortest - 1, axis=1),
-            "state": self.model.start(prompt[:, : tf.maximum(shortest - 1, 1)], shortest - 1, width + length),
-            "end_id": tokenizer.end_ids if len(tokenizer.end_ids) > 1 else tokenizer.end_id,
-            # Fills what follows the end. It must be no token of a text, and the end never is one.
-            "pad_id": tokenizer.end_id,
-            "max_length": length,
-            "forced": Forced(prompt[:, shortest:], lengths - shortest),
-        }
 
     def answers_table(self, records):
         texts = self.requests(records)

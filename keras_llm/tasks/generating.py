@@ -30,11 +30,13 @@ class Generating:
 
     Attributes:
         longest: the most tokens an answer has.
-        num_beams: beams of `beam`.
+        num_beams: beams of `beam` and `search`.
+        length_penalty: of `search`; that of `beam` is in the request.
     """
 
     longest: int
     num_beams = NUM_BEAMS
+    length_penalty = 1.0
 
     def begin(self, **strings) -> dict:
         """String tensors [B] -> the arguments of `greedy`, `sample` and `beam_search` that say what is decoded."""
@@ -71,17 +73,13 @@ class Generating:
 
     def beam(self, length_penalty, stop, **others):
         """The best of `num_beams` beams; arguments as for `sample`, and see `generation.beam.beam_search`."""
-        import tensorflow as tf
-
-        from keras_llm.generation.beam import beam_search
-
         begun, rules = self._begin_with_rules(others)
-        ids, scores = beam_search(**begun, num_beams=self.num_beams, length_penalty=length_penalty, rules=rules)
-        ids = ids[:, 0]
-        length = _length(ids, begun["pad_id"], rules.max_length)
-        # Back from the score that compares lengths to the mean that `answer` gives.
-        score = tf.exp(scores[:, 0] * length**length_penalty / length)
-        return {"answer": cut(self.tokenizer.decode(ids), stop), "score": score}
+        found = self._search(begun, length_penalty, rules)
+        return {**found, "answer": cut(found["answer"], stop)}
+
+    def search(self, **strings):
+        """As `beam` without any rule, at the task's own `length_penalty`: what evaluations by beams compare."""
+        return self._search(self.begin(**strings), self.length_penalty)
 
     def stream(self, strings: dict[str, str], settings: dict[str, Any] | None = None, stop: Sequence[str] = ()):
         """Samples an answer in Python and gives it piece by piece; joined, the pieces are what `sample` gives.
@@ -118,6 +116,17 @@ class Generating:
         begun["step"] = tf.function(begun["step"], reduce_retracing=True)
         ids = (int(row[0]) for row in stream(choose, **begun, rules=rules))
         yield from stream_text(ids, lambda ids: self.tokenizer.decode([ids]).numpy()[0].decode(), stop)
+
+    def _search(self, begun, length_penalty, rules=None):
+        import tensorflow as tf
+
+        from keras_llm.generation.beam import beam_search
+
+        ids, scores = beam_search(**begun, num_beams=self.num_beams, length_penalty=length_penalty, rules=rules)
+        ids = ids[:, 0]
+        length = _length(ids, begun["pad_id"], rules.max_length if rules else None)
+        # Back from the score that compares lengths to the mean that `answer` gives.
+        return {"answer": self.tokenizer.decode(ids), "score": tf.exp(scores[:, 0] * length**length_penalty / length)}
 
     def _begin_with_rules(self, others):
         from keras_llm.generation.logits import Rules

@@ -22,12 +22,9 @@ class QuestionAnswering(Task):
         return self.read(bundled("dev"))[0]
 
     def batches(self, prepared, multiple):
-        from keras_llm.data.batches import Batches
+        from keras_llm.data.token_batches import bucketed
 
-        training = self.config.training
-        return Batches(
-            prepared, training.batch_size, training.seed, length_feature=self.length_feature, multiple=multiple
-        )
+        return bucketed(prepared, self.config.training, self.length_feature, self.token_features, multiple)
 
     def answers_table(self, records):
         rows = []

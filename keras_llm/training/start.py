@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_llm.config import Config
+from keras_llm.config import SENTINELS, Config
 from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
@@ -59,7 +59,10 @@ def open_start(path: str | Path) -> Start:
         arrays = {name: np.asarray(weight.value) for name, weight in named_weights(task.model).items()}
         return Start(str(path), task.config, lambda: open_tokenizer(path), arrays)
     config, run = started(path), Run(path)
-    return Start(str(path), config, run.tokenizer, read_weights(run.best_weights)[1])
+    arrays = read_weights(run.best_weights)[1]
+    if config.kind == "span_corruption":  # its sentinels are ids above the tokenizer's, which no other kind has
+        arrays["embedding/embeddings"] = arrays["embedding/embeddings"][:-SENTINELS]
+    return Start(str(path), config, run.tokenizer, arrays)
 
 
 def adopt(config: Config, start: Config) -> Config:

@@ -230,6 +230,8 @@ def train_model(run: Run, evaluation, sample, time_budget, save_seconds, say) ->
     for name, part in (("train", sample), ("evaluation", evaluation)):
         if part:
             metrics[name] = task.evaluate(part)
+    if task.metric_notes:
+        metrics["notes"] = task.metric_notes
     metrics["history"] = progress.history
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     files.write_json(run.metrics, metrics)

@@ -1,0 +1,115 @@
+"""Files of columns, one token a line, as CoNLL 2003 and most Chinese named-entity sets have them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from keras_llm.data.documents import read_text, short
+from keras_llm.data.tags import Tag, parse_tag, read_tags, scheme_of
+from keras_llm.errors import UserError
+
+# Written without spaces: Chinese and Japanese characters, their punctuation, full-width forms.
+SPACELESS = "[\u2e80-\u303f\u3040-\u30ff\u31c0-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
+NUMBERED = re.compile("(.|\ufffd+)[0-9]+", re.DOTALL)  # a character, or what was one, and its place in a word
+CHARACTER_SHARE = 0.99  # of the tokens that are one character, from which on a file is one of characters
+
+
+class Sentence(NamedTuple):
+    """Lines between empty ones.
+
+    Attributes:
+        lines: number of each token's line.
+        tokens, tags: of each line the first and the last column.
+    """
+
+    lines: list[int]
+    tokens: list[str]
+    tags: list[Tag]
+
+
+def conll_records(path: Path, name: str) -> Iterator[tuple[dict, list[tuple[str, str]]]]:
+    """Records of a file of columns, and what was mended in each: `(file:line, what was wrong)`.
+
+    The first column is the token, the last one its tag; white space (a tab, or spaces) separates. An empty line ends a sentence,
+    `-DOCSTART-` is left out. The scheme is recognised (`scheme_of`). Tokens become a text again: of a file of
+    characters they are put side by side, else with a space between them where neither neighbour is Chinese or Japanese. A number
+    behind each character, as in Weibo NER (its place in the word), is left out.
+
+    Args:
+        path: the file.
+        name: of the file, for ids: `<name>:<line of the first token>`.
+
+    Raises:
+        UserError: with `file:line`: a line without a tag, with another number of columns than the first one, or with a tag of no
+            scheme.
+    """
+    sentences, letters = _sentences(path)
+    scheme = scheme_of((sentence.tags for sentence in sentences), letters)
+    if all(NUMBERED.fullmatch(token) for sentence in sentences for token in sentence.tokens):
+        sentences = [s._replace(tokens=[NUMBERED.fullmatch(token)[1] for token in s.tokens]) for s in sentences]
+    tokens = [token for sentence in sentences for token in sentence.tokens]
+    of_characters = sum(len(token) == 1 for token in tokens) >= CHARACTER_SHARE * len(tokens)
+    for lines, tokens, tags in sentences:
+        text, starts = join(tokens, of_characters)
+        spans = read_tags(tags, scheme)
+        entities = [
+            {"start": starts[s.start], "end": starts[s.end - 1] + len(tokens[s.end - 1]), "label": s.label}
+            for s in spans
+        ]
+        mended = [(f"{path}:{lines[span.start]}", span.mended) for span in spans if span.mended]
+        yield {"id": f"{name}:{lines[0]}", "text": text, "entities": entities}, mended
+
+
+def join(tokens: list[str], of_characters: bool = False) -> tuple[str, list[int]]:
+    """Tokens as a text, and where each begins in it.
+
+    Example:
+
+    >>> join(["我", "爱", "Hong", "Kong", "！"])
+    ('我爱Hong Kong！', [0, 1, 2, 7, 11])
+    """
+    parts, starts, length = [], [], 0
+    for token in tokens:
+        if parts and not of_characters and not re.match(SPACELESS, parts[-1][-1]) and not re.match(SPACELESS, token):
+            parts.append(" ")
+            length += 1
+        starts.append(length)
+        parts.append(token)
+        length += len(token)
+    return "".join(parts), starts
+
+
+def _sentences(path: Path) -> tuple[list[Sentence], set[str]]:
+    """All sentences of a file, and the first letters of its tags as they are written."""
+    sentences, letters, width = [], set(), 0
+    sentence = Sentence([], [], [])
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        # Unicode's other white space may be a token: in Chinese files the ideographic space is.
+        line = line.strip(" \t\r")
+        if not line or line.startswith("-DOCSTART-"):
+            if sentence.tokens:
+                sentences.append(sentence)
+                sentence = Sentence([], [], [])
+            continue
+        columns = line.split("\t") if "\t" in line else re.split(" +", line)
+        where, tag = f"{path}:{number}", parse_tag(columns[-1])
+        if len(columns) < 2 or not columns[0]:
+            raise UserError(f"{where}: a line has a token and, in its last column, a tag. Received: {short(line)}.")
+        if len(columns) != (width := width or len(columns)):
+            raise UserError(
+                f"{where}: every line must have as many columns as the first one, {width}. Received: {short(line)}. Mend it."
+            )
+        if tag is None:
+            raise UserError(
+                f"{where}: a tag is O or one of B-, I-, E-, S- (M-, L-, W-, U-) and a label. Received: "
+                f"{short(columns[-1])}. Put the tag into the last column."
+            )
+        letters.add(columns[-1][0])
+        for values, value in zip(sentence, (number, columns[0], tag), strict=True):
+            values.append(value)
+    if sentence.tokens:
+        sentences.append(sentence)
+    return sentences, letters
