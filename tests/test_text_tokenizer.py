@@ -64,7 +64,7 @@ texts = st.lists(
 )
 HARD = ["", " ", "  lead and trail  ", "\n\r\n\t", "a\0b", "▁", "▁ ▁▁", "\ue001\ue000▁", "".join(TRICKY), "a" * 300]
 HARD += ["语言模型是什么？", "What is a language model?", "ｆｕｌｌ　ｗｉｄｔｈ！", "𠮷野家😀", "x\ufeff"]
-KINDS = sorted(kind for kind in TOKENIZERS if kind != "bert")  # which is not trained: see test_text_bert.py
+KINDS = sorted(kind for kind, cls in TOKENIZERS.items() if cls.trained)  # of bert: see test_text_bert.py
 REVERSIBLE = sorted(kind for kind in KINDS if TOKENIZERS[kind].reversible)
 WITH_OFFSETS = sorted(kind for kind in KINDS if TOKENIZERS[kind].has_offsets)
 _trained = {}
@@ -374,7 +374,7 @@ def test_broken_directories(kind, tmp_path):
 def test_training_is_repeatable_in_another_process(tmp_path):
     script = (
         "import json, sys\nfrom keras_llm.text import TOKENIZERS\ntexts = json.load(open(sys.argv[1]))\n"
-        "print(json.dumps({kind: cls.train(texts, 420).fingerprint for kind, cls in TOKENIZERS.items()}))\n"
+        "print(json.dumps({kind: cls.train(texts, 420).fingerprint for kind, cls in TOKENIZERS.items() if cls.trained}))\n"
     )
     (tmp_path / "texts.json").write_text(json.dumps(TRAINING))
     command = [sys.executable, "-c", script, str(tmp_path / "texts.json")]
@@ -407,7 +407,7 @@ def test_training_on_any_text(kind, texts, vocabulary_size, policy):
 
 
 def test_training_takes_a_generator_and_lone_surrogates():
-    for cls in TOKENIZERS.values():
+    for cls in map(TOKENIZERS.get, KINDS):
         tokenizer = cls.train((text for text in ["a lone \ud800 surrogate", "and text"]), 300)
         same = cls.train(["a lone \ufffd\ufffd\ufffd surrogate", "and text"], 300)
         assert tokenizer.fingerprint == same.fingerprint

@@ -44,6 +44,7 @@ class BertTokenizer(PieceTokenizer):
 
     kind = "bert"
     vocabulary_file = "bert.json"
+    trained = False
 
     def __init__(
         self,

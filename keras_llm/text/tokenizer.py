@@ -36,6 +36,7 @@ class Tokenizer(tf.Module):
     reversible: bool
     has_offsets: bool
     vocabulary_file: str
+    trained = True  # False: comes with a checkpoint, and `train` refuses
     pad_id, unknown_id, start_id, end_id = 0, 1, 2, 3
     special_ids = 4  # ids below this are special; tokenizers of checkpoints say which in `all_special_ids`
 

@@ -4,6 +4,7 @@ The file format and the messages are `tensorboard`'s own; only its file writer i
 through TensorFlow wherever TensorFlow is installed.
 """
 
+import contextlib
 import io
 import math
 import os
@@ -190,12 +191,14 @@ class TensorBoard:
 
     def flush(self) -> None:
         """Hands everything written so far to the operating system."""
-        self._records.flush()
+        with self._writing():
+            self._records.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes the file; nothing can be written afterwards."""
-        self._records.close()
+        with self._writing():
+            self._records.close()
 
     def __enter__(self):
         return self
@@ -203,9 +206,20 @@ class TensorBoard:
     def __exit__(self, *exception):
         self.close()
 
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.directory} could not be written ({error.strerror or error}). "
+                "The training's saved state is not lost. Free some space and resume."
+            ) from error
+
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
+        with self._writing():
+            self._records.write(event.SerializeToString())
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
