@@ -26,7 +26,7 @@ Kind = Literal[
     "seq2seq",
     "generation",
 ]
-Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
+Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer", "transformer_encoder"]
 
 LEARNED_LENGTH = 1024  # positions with a vector of their own in an encoder-decoder whose positions are learned
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
@@ -429,6 +429,13 @@ def validate(config: Config) -> Config:
         raise UserError(
             "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
             "Use wordpiece, characters, words or byte_pair."
+        )
+    frame = lengths.max_question_length + lengths.window_length + 3
+    if config.model == "transformer_encoder" and frame > network.context_length:
+        raise UserError(
+            "Question and window are read as one text of at most context_length tokens, with three tokens around them. Received: "
+            f"max_question_length={lengths.max_question_length}, window_length={lengths.window_length}, "
+            f"context_length={network.context_length}. Make windows shorter."
         )
     if config.kind == "reading" and training.label_smoothing:
         raise UserError(

@@ -182,15 +182,19 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "training": {
                 "epochs": 3,
                 "batch_size": 32,
-                "learning_rate": 1e-4 if model == "transformer" else 1e-3,
+                "learning_rate": 1e-4 if model.startswith("transformer") else 1e-3,
                 "schedule": "linear",
                 "warmup": 0.1,
                 "beta_2": 0.999,
             },
         }
         for kind in ("classification", "tagging", "reading", *WRITERS)
-        for model in ("lstm", "transformer", "lstm_attention")
-        if kind == "generation" or model != "lstm_attention"
+        for model in (
+            "lstm",
+            "transformer",
+            {"generation": "lstm_attention", "reading": "transformer_encoder"}.get(kind),
+        )
+        if model
     }
     | {
         ("embedding", model): {

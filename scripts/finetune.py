@@ -43,8 +43,9 @@ class Arguments:
     files line by line, sources first; generation: these, or conversations as JSON lines."""
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
-    model: Literal["lstm", "lstm_attention", "transformer"]
-    """The network behind it; that of --from, if it is given."""
+    model: Literal["lstm", "lstm_attention", "transformer", "transformer_encoder"]
+    """The network behind it; that of --from, if it is given. reading: lstm and transformer read question and context side by
+    side, transformer_encoder, as pretrained encoders do, as one text."""
     preset: str
     """Name of the recommended values, over which the flags below are laid."""
     fields: FieldConfig
@@ -76,12 +77,12 @@ class Arguments:
 
 
 def main():
-    from keras_llm.training.start import adopt, go_on, started
+    from keras_llm.training.start import adopt, architecture, go_on, started
 
     given = list(sys.argv[1:])
     kind, source = named(given, "task"), named(given, "from")
     start = started(source) if source not in (None, SCRATCH) else None
-    model = [] if start is None or named(given, "model") else [f"--model={start.model}"]
+    model = [] if start is None or named(given, "model") else [f"--model={architecture(kind, start)}"]
     preset = [] if start is None or named(given, "preset") else ["--preset=finetune"]
     base = recommended(
         [*given, *preset, *model, *([f"--kind={kind}"] if kind in KINDS else [])], "classification", "transformer"

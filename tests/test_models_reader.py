@@ -9,12 +9,13 @@ import pytest
 from keras import ops
 
 from keras_llm.config import ModelConfig
+from keras_llm.models.encoder_reader import EncoderReader, joined
 from keras_llm.models.lstm_reader import LSTMReader
 from keras_llm.models.transformer_reader import ConvolutionBlock, TransformerReader
 
 V = 30
 CONFIG = ModelConfig(embedding_dim=8, hidden_dim=6, num_layers=1, num_heads=2, feedforward_dim=16, dropout=0.1)
-READERS = [LSTMReader, TransformerReader]
+READERS = [LSTMReader, TransformerReader, EncoderReader]
 RNG = np.random.default_rng(0)
 
 
@@ -103,7 +104,11 @@ def test_attention_of_the_first_example(cls):
     x["question_ids"][0, 2:] = 0
     found = shared(cls).attention(x)
     assert found["axes"] == ("context_ids", "question_ids") and found["weights"].shape == (7, 4)
-    np.testing.assert_allclose(found["weights"].sum(axis=-1), 1.0, rtol=1e-5)
+    looked = found["weights"].sum(axis=-1)
+    if cls is EncoderReader:  # context looks at context, too
+        assert (looked < 0.9).all()
+    else:
+        np.testing.assert_allclose(looked, 1.0, rtol=1e-5)
     assert (found["weights"][:, 2:] == 0).all() and (found["weights"][:, :2] > 0).all()
 
 
@@ -119,7 +124,20 @@ def test_more_layers(cls):
     model = build(cls, num_layers=3)
     logits = model.predict_on_batch(inputs(2))
     assert logits.shape == (2, 2, 8) and np.isfinite(logits).all()
-    assert len(model.second_reading) == (3 if cls is LSTMReader else 2)
+    layers = model.encoder.blocks if cls is EncoderReader else model.second_reading
+    assert len(layers) == (2 if cls is TransformerReader else 3)
+
+
+def test_encoder_reads_question_and_context_as_one_text():
+    found = joined(np.array([[2, 7, 3, 0], [2, 8, 9, 3]]), np.array([[5, 6, 0], [6, 5, 4]]))
+    assert ops.convert_to_numpy(found["token_ids"]).tolist() == [[2, 7, 3, 0, 5, 6, 0, 3], [2, 8, 9, 3, 6, 5, 4, 3]]
+    assert ops.convert_to_numpy(found["segment_ids"]).tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 2
+    model = shared(EncoderReader)
+    apart = model({"question_ids": np.array([[2, 7, 3, 0, 0]]), "context_ids": np.array([[5, 6]])})
+    # The same text without any padding in it, through the encoder by itself.
+    x = model.encoder({"token_ids": np.array([[2, 7, 3, 5, 6, 3]])})
+    scores = ops.convert_to_numpy(model.head(x))[0]
+    np.testing.assert_allclose(ops.convert_to_numpy(apart)[0].T, scores[[0, 3, 4]], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Models: ids in, numbers out. `MODELS` names them by kind and architecture."""
 
+from keras_llm.models.encoder_reader import EncoderReader
 from keras_llm.models.feedforward_lm import FeedForwardLanguageModel
 from keras_llm.models.lstm_encoder_decoder import LSTMEncoderDecoder
 from keras_llm.models.lstm_lm import LSTMAttentionLanguageModel, LSTMLanguageModel
@@ -13,6 +14,7 @@ from keras_llm.models.transformer_reader import TransformerReader
 MODELS = {
     ("reading", "lstm"): LSTMReader,
     ("reading", "transformer"): TransformerReader,
+    ("reading", "transformer_encoder"): EncoderReader,
     ("closed_book", "lstm"): LSTMEncoderDecoder,
     ("closed_book", "transformer"): TransformerEncoderDecoder,
     ("causal_lm", "ngram"): NGramModel.untrained,

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_llm.config import ModelConfig
-from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding
+from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding, positions_of
 from keras_llm.layers.recurrent import LSTMStack
 from keras_llm.layers.transformer import normalisation
 from keras_llm.models.blocks import transformer_block
@@ -70,27 +70,29 @@ class TransformerEncoder(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         x, mask = self._embed(inputs, training)
+        positions = positions_of(mask)
         for block in self.blocks:
-            x = block(x, mask=mask, training=training)
+            x = block(x, mask=mask, positions=positions, training=training)
         return self.norm(x) if self.config.norm_first else x
 
     def attention(self, inputs):
         """Where the first example's tokens looked in the last block, mean of the heads: weights [T, T], names of the axes."""
         x, mask = self._embed(inputs, False)
         for block in self.blocks:
-            x, weights = block(x, mask=mask, return_weights=True)
+            x, weights = block(x, mask=mask, positions=positions_of(mask), return_weights=True)
         return {"weights": ops.convert_to_numpy(ops.mean(weights[0], axis=0)), "axes": ("token_ids", "token_ids")}
 
     def _embed(self, inputs, training):
         ids = inputs["token_ids"]
+        mask = ops.not_equal(ids, PAD)
         x = self.embedding(ids)
         if self.segments is not None:
             x = x + self.segments(inputs["segment_ids"])
         if self.positions is not None:
-            x = self.positions(x)
+            x = self.positions(x, positions_of(mask))
         if not self.config.norm_first:
             x = self.norm(x)
-        return self.drop(x, training=training), ops.not_equal(ids, PAD)
+        return self.drop(x, training=training), mask
 
 
 class LSTMEncoder(keras.layers.Layer):

@@ -50,6 +50,13 @@ class Reading(QuestionAnswering):
 
     # string -> ids
 
+    @property
+    def _frame(self):
+        """What stands before and behind a question: an encoder reads it and the context as one text."""
+        if self.config.model != "transformer_encoder":
+            return (), ()
+        return (self.tokenizer.start_id,), (self.tokenizer.end_id,)
+
     def windows(self, question, context):
         """Splits contexts into windows.
 
@@ -57,16 +64,18 @@ class Reading(QuestionAnswering):
             question, context: string [B].
 
         Returns:
-            Dict of `question_ids` int32 [N, Q], `context_ids` int32 [N, T], `starts` and `ends` int32 [N, T] (bytes of
-            the context), `example` int32 [N] (row of the batch, ascending).
+            Dict of `question_ids` int32 [N, Q] (in a frame if the model wants one), `context_ids` int32 [N, T], `starts` and
+            `ends` int32 [N, T] (bytes of the context), `example` int32 [N] (row of the batch, ascending).
         """
         import tensorflow as tf
 
+        from keras_llm.text.packing import pack
+
         lengths = self.config.lengths
-        questions = self.tokenizer.encode(question)[:, : lengths.max_question_length]
-        # At least one column each, so that empty strings give a model input it can handle.
-        questions = tf.pad(questions.to_tensor(), [[0, 0], [0, 1]])
-        questions = questions[:, : tf.maximum(tf.shape(questions)[1] - 1, 1)]
+        start, end = self._frame
+        limit = lengths.max_question_length + len(start) + len(end)
+        # At least one column, so that empty strings give a model input it can handle.
+        questions, _ = pack(self.tokenizer.encode(question), start, end, limit)
         ids, starts, ends = self.tokenizer.encode_with_offsets(context)
         rows = tf.cast(ids.row_splits, tf.int32)
         sizes = rows[1:] - rows[:-1]

@@ -14,6 +14,8 @@ from keras_llm.errors import UserError
 # What is chosen anew; all else in the network's shape belongs to the weights.
 CHOSEN = ("dropout", "recurrent_dropout", "vectors", "freeze_embeddings", "pooling")
 
+ENCODING = ("masked_lm", "embedding", "classification", "tagging")  # kinds whose Transformers are encoders
+
 
 @dataclasses.dataclass
 class Start:
@@ -65,16 +67,24 @@ def open_start(path: str | Path) -> Start:
     return Start(str(path), config, run.tokenizer, arrays)
 
 
+def architecture(kind: str, start: Config) -> str:
+    """The architecture in which a kind of model goes on from another: its own, but a reader of its own knows what an encoder
+    does as one that reads question and context as one text."""
+    encodes = start.model == "transformer" and start.kind in ENCODING
+    return "transformer_encoder" if kind == "reading" and encodes else start.model
+
+
 def adopt(config: Config, start: Config) -> Config:
     """A config with the tokenizer and the shape of the model it starts from; dropout, lengths and training stay its own.
 
     Raises:
         UserError: the models are built differently.
     """
-    if config.model != start.model:
+    fits = architecture(config.kind, start)
+    if config.model != fits:
         raise UserError(
             f"Weights go from a model to one of the same kind. Received: --model {config.model} from a run with {start.model}. "
-            f"Give --model {start.model}."
+            f"Give --model {fits}."
         )
     shape = {name: value for name, value in vars(start.network).items() if name not in CHOSEN}
     # Sentence pairs were told apart by segments, whatever the config said of them.
