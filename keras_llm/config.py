@@ -36,9 +36,11 @@ SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption kn
 class TokenizerConfig:
     """How text becomes ids."""
 
-    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert"] = "wordpiece"
-    """Which tokenizer is trained on the user's text; "bert" comes with a checkpoint only. Reading needs byte offsets: any but
-    sentencepiece."""
+    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert", "unigram"] = (
+        "wordpiece"
+    )
+    """Which tokenizer is trained on the user's text; "bert" and "unigram" come with a checkpoint only. Reading needs byte
+    offsets: any but sentencepiece and unigram."""
     vocabulary_size: int = 8000
     """Upper limit; a small text gives fewer pieces."""
     unicode_policy: Literal["identity", "nfc", "nfkc", "lowercase"] = "identity"
@@ -65,14 +67,15 @@ class ModelConfig:
     """Width inside the feed-forward part of a Transformer block."""
     dropout: float = 0.1
     """Dropout between layers while training."""
-    positions: Literal["learned", "sinusoidal", "rotary"] = "rotary"
-    """How a Transformer knows the order of tokens."""
+    positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "rotary"
+    """How a Transformer knows the order of tokens; "relative", T5's way, is for encoder-decoders."""
     norm: Literal["layer", "rms"] = "rms"
     """Normalisation of a Transformer block."""
     norm_first: bool = True
     """Normalise before (GPT-2 and later) or after (2017, BERT) each part of a block."""
-    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu"
-    """Inside the feed-forward part. "gelu_tanh" is the approximation that GPT-2 was trained with."""
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu_tanh"] = "gelu"
+    """Inside the feed-forward part. "gelu_tanh" is the approximation that GPT-2 was trained with; "swiglu" and "geglu_tanh" are
+    gated."""
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
     context_length: int = 256
@@ -86,7 +89,7 @@ class ModelConfig:
     recurrent_dropout: float = 0.0
     """LSTM language models: dropout on the recurrent state, the same units at every step."""
     tied: bool = True
-    """The output head is the embedding's matrix (language models)."""
+    """The output head is the embedding's matrix (language models, Transformer encoder-decoders)."""
     vectors: str = ""
     """Word vectors that the embedding starts from: a run of train_word_vectors.py, or a word2vec or GloVe file."""
     freeze_embeddings: bool = False
@@ -100,7 +103,9 @@ class ModelConfig:
     token_dropout: float = 0.0
     """tagging: share of tokens read as the unknown one while training: what they are must then follow from the rest."""
     scale_embedding: bool = True
-    """Transformer language models: multiply the embedding's vectors by the root of their width."""
+    """Transformers that write: multiply the embedding's vectors by the root of their width."""
+    scale_head: bool = False
+    """Transformer encoder-decoders: divide what enters the output head by the root of its width, as T5 does."""
     norm_epsilon: float = 1e-5
     """Added to the variance in a Transformer's normalisations."""
     head_dim: int = 0
@@ -113,6 +118,14 @@ class ModelConfig:
     """Biases of the feed-forward part."""
     qk_norm: bool = False
     """Normalise every head's queries and keys (root mean square), as Qwen3 does."""
+    scale_attention: bool = True
+    """Divide attention scores by the root of the head's width; T5 does not."""
+    num_decoder_layers: int = 0
+    """Transformer encoder-decoders: blocks of the decoder; 0 means as many as num_layers."""
+    relative_buckets: int = 32
+    """Relative positions: so many kinds of distances are told apart; an encoder has half of them for each direction."""
+    relative_distance: int = 128
+    """Relative positions: distances from here on are all alike."""
     rotary_base: float = 10000.0
     """Rotary positions: the slowest pair turns once in 2π times this many tokens."""
     rotary_scaling: Literal["none", "linear", "llama3"] = "none"
@@ -420,14 +433,21 @@ def validate(config: Config) -> Config:
             "embedding_dim must be a multiple of num_heads. "
             f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
         )
+    if config.model.startswith("transformer") and network.positions == "relative":
+        _validate_relative(config)
+    if network.num_decoder_layers < 0:
+        raise UserError(
+            f"num_decoder_layers must not be negative. Received: {network.num_decoder_layers}. "
+            "Use 0 for as many blocks as the encoder has."
+        )
     if network.num_kv_heads and network.num_heads % network.num_kv_heads:
         raise UserError(
             "num_heads must be a multiple of num_kv_heads. "
             f"Received: num_heads={network.num_heads}, num_kv_heads={network.num_kv_heads}."
         )
-    if config.kind == "reading" and config.text.tokenizer == "sentencepiece":
+    if config.kind == "reading" and config.text.tokenizer in ("sentencepiece", "unigram"):
         raise UserError(
-            "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
+            f"A reader needs a tokenizer with byte offsets. Received: tokenizer={config.text.tokenizer}. "
             "Use wordpiece, characters, words or byte_pair."
         )
     frame = lengths.max_question_length + lengths.window_length + 3
@@ -471,6 +491,20 @@ def validate(config: Config) -> Config:
     if config.kind == "span_corruption":
         _validate_span_corruption(config)
     return config
+
+
+def _validate_relative(config: Config) -> None:
+    network = config.network
+    if config.kind not in ("closed_book", "span_corruption", "seq2seq"):
+        raise UserError(
+            f"Relative positions are for encoder-decoders. Received: positions=relative, kind={config.kind}. "
+            "Use rotary or learned ones."
+        )
+    if network.relative_buckets < 4 or network.relative_distance <= network.relative_buckets // 2:
+        raise UserError(
+            "relative_buckets must be at least 4, and relative_distance more than half of it. "
+            f"Received: {network.relative_buckets} and {network.relative_distance}."
+        )
 
 
 def _validate_language_model(config: Config) -> None:
@@ -539,9 +573,10 @@ def _validate_tagging(config: Config) -> None:
     for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
         if getattr(config.labels, name) != getattr(others, name):
             raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
-    if config.text.tokenizer == "sentencepiece":
+    if config.text.tokenizer in ("sentencepiece", "unigram"):
         raise UserError(
-            "A tagger needs a tokenizer with offsets. Received: tokenizer=sentencepiece. Use wordpiece, characters or words."
+            f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. "
+            "Use wordpiece, characters or words."
         )
     if network.context_length < 8:
         raise UserError(f"A tagger reads windows of context_length >= 8. Received: {network.context_length}.")

@@ -24,6 +24,18 @@ MODELS = {
         {"positions": "sinusoidal", "norm": "layer", "norm_first": False, "activation": "relu"},
     ),
     "transformer learned": (TransformerEncoderDecoder, {"positions": "learned", "norm": "layer"}),
+    "transformer relative": (
+        TransformerEncoderDecoder,
+        {
+            "positions": "relative",
+            "relative_buckets": 4,
+            "relative_distance": 3,
+            "num_decoder_layers": 1,
+            "activation": "geglu_tanh",
+            "tied": False,
+            "scale_attention": False,
+        },
+    ),
 }
 ON_JAX = keras.backend.backend() == "jax"
 

@@ -20,4 +20,6 @@ FAMILIES: dict[str, str] = {
     "llama": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
+    "t5": "t5",
+    "mt5": "t5",
 }

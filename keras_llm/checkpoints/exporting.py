@@ -41,7 +41,7 @@ def export_checkpoint(run_dir: str | Path, folder: str | Path, say: Callable[[st
     task = load(run_dir)
     family = family_of(task.config)
     weights = {name: keras.ops.convert_to_numpy(weight.value) for name, weight in named_weights(task.model).items()}
-    config, weights = without_scale(task.config, weights)
+    config, weights = with_a_head(task.config, weights)
     described = family.write_config(config, task.tokenizer)
     tensors = to_theirs(family.table(config, task.tokenizer.vocabulary_size), weights)
     with files.creating(folder) as directory:
@@ -53,7 +53,7 @@ def export_checkpoint(run_dir: str | Path, folder: str | Path, say: Callable[[st
 
 def family_of(config: Config):
     """The module of the family that a run's network may have the form of."""
-    kinds = {"masked_lm": "bert", "embedding": "bert"}
+    kinds = {"masked_lm": "bert", "embedding": "bert", "seq2seq": "t5"}
     kinds["causal_lm"] = "gpt2" if config.network.positions == "learned" else "llama"
     if config.kind not in kinds or config.model != "transformer":
         raise UserError(
@@ -64,17 +64,20 @@ def family_of(config: Config):
     return importlib.import_module(f"keras_llm.checkpoints.{name}")
 
 
-def without_scale(config: Config, weights: Mapping[str, np.ndarray]) -> tuple[Config, dict[str, np.ndarray]]:
-    """The same model without a scaled embedding, which no family of language models has.
-
-    A matrix that serves as embedding and head, and is scaled as embedding only, becomes two.
+def with_a_head(config: Config, weights: Mapping[str, np.ndarray]) -> tuple[Config, dict[str, np.ndarray]]:
+    """The same model with a matrix of its own as head, where no family has a model in which one matrix serves both: language
+    models that scale their embedding, and encoder-decoders that do not scale what enters the head.
     """
     network, weights = config.network, dict(weights)
-    if config.kind != "causal_lm" or not network.scale_embedding:
+    scaled = config.kind == "causal_lm" and network.scale_embedding
+    apart = config.kind == "seq2seq" and network.tied and not network.scale_head
+    if not (scaled or apart):
         return config, weights
     embeddings = weights["embedding/embeddings"]
     if network.tied:
         size, width = embeddings.shape
         weights["head/kernel"] = embeddings if width > size else embeddings.T  # as `Linear` keeps it
-    weights["embedding/embeddings"] = embeddings * np.float32(math.sqrt(network.embedding_dim))
-    return dataclasses.replace(config, network=dataclasses.replace(network, tied=False, scale_embedding=False)), weights
+    if scaled:
+        weights["embedding/embeddings"] = embeddings * np.float32(math.sqrt(network.embedding_dim))
+        network = dataclasses.replace(network, scale_embedding=False)
+    return dataclasses.replace(config, network=dataclasses.replace(network, tied=False)), weights

@@ -1,4 +1,4 @@
-"""Tokens and positions as vectors: embedding with a tied head, learned, sinusoidal and rotary positions.
+"""Tokens and positions as vectors: embedding with a tied head; learned, sinusoidal, rotary and relative positions.
 
 Shapes: B batch, T length, H heads, D width, V vocabulary, d = D / H width of a head.
 """
@@ -211,6 +211,87 @@ class RotaryEmbedding(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "head_dim": self.head_dim, "base": self.base, "scaling": self.scaling}
+
+
+class RelativePositions(keras.layers.Layer):
+    """What attention scores are raised by for the distance from query to key: a learned number for each head and bucket of
+    distances. Half of the buckets hold a single distance each, the others more and more of them, the last one all from
+    `max_distance` on.
+
+    Args:
+        num_heads: H.
+        buckets: how many there are.
+        max_distance: where the last bucket begins.
+        bidirectional: keys behind the query have half of the buckets for themselves. Otherwise they are those that causality
+            hides.
+
+    Call:
+        queries: int [T], positions.
+        keys: int [S], positions.
+
+    Returns:
+        float32 [H, T, S], whatever the compute dtype is.
+
+    Example:
+
+    >>> places = keras.ops.arange(5)
+    >>> RelativePositions(4, bidirectional=True)(places, places).shape
+    TensorShape([4, 5, 5])
+
+    Reference: Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.1.
+    """
+
+    def __init__(self, num_heads, buckets=32, max_distance=128, bidirectional=False, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.buckets = buckets
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+        self.directed = buckets // 2 if bidirectional else buckets  # buckets of a direction
+        if self.directed < 2 or max_distance <= self.directed // 2:
+            raise ValueError(
+                "A direction needs two buckets, and max_distance more than half of them. "
+                f"Received: buckets={buckets}, max_distance={max_distance}, bidirectional={bidirectional}."
+            )
+
+    def build(self, queries_shape=None, keys_shape=None):
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.buckets, self.num_heads),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, queries, keys):
+        ahead = ops.expand_dims(keys, 0) - ops.expand_dims(queries, 1)  # [T, S], below 0 where the key comes first
+        distance = ops.abs(ahead) if self.bidirectional else ops.maximum(-ahead, 0)
+        table = ops.convert_to_tensor(distance_buckets(self.directed, self.max_distance))
+        bucket = ops.take(table, ops.minimum(distance, self.max_distance), axis=0)
+        if self.bidirectional:
+            bucket = bucket + self.directed * ops.cast(ahead > 0, "int32")
+        # Heads first, so that nothing as large as the scores is transposed.
+        return ops.cast(ops.take(ops.transpose(ops.convert_to_tensor(self.embeddings)), bucket, axis=1), "float32")
+
+    def compute_output_shape(self, queries_shape, keys_shape):
+        return (self.num_heads, queries_shape[0], keys_shape[0])
+
+    def get_config(self):
+        names = ("num_heads", "buckets", "max_distance", "bidirectional")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def distance_buckets(buckets, max_distance):
+    """The bucket of each distance 0 … max_distance in one direction: NumPy int32.
+
+    Example:
+
+    >>> distance_buckets(4, 6).tolist()
+    [0, 1, 2, 2, 3, 3, 3]
+    """
+    distance, single = np.arange(max_distance + 1), buckets // 2
+    # In float32 and in this order, as T5's own code computes it: where a bucket begins, rounding decides.
+    far = np.log(np.maximum(distance, single).astype("float32") / single) / math.log(max_distance / single)
+    far = single + (far * (buckets - single)).astype("int32")
+    return np.where(distance < single, distance, np.minimum(far, buckets - 1)).astype("int32")
 
 
 def frequencies(dim, base):

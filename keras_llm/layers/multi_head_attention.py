@@ -29,6 +29,7 @@ class MultiHeadAttention(keras.layers.Layer):
         output_bias: bias in the projection of the result.
         qk_norm: normalise each head's queries and keys by their root mean square, before they are turned (self-attention only).
         norm_epsilon: of that normalisation.
+        scaled: divide the scores by the root of d; T5 does not.
 
     Call:
         x: [B, T, D], the queries.
@@ -37,6 +38,7 @@ class MultiHeadAttention(keras.layers.Layer):
         causal: a query sees only keys up to its own position.
         segment_ids: int [B, T], self-attention without a cache: a query sees only keys with its own number, so that several
             documents can share a row.
+        bias: float32 [H, T, S], is added to the scores: see `RelativePositions`.
         cache: what `new_cache` or the call before returned. The keys and values of `x` are put at `position`.
         position: int scalar, how many tokens came before; needed with `cache`. A token past the cache's room takes the place of
             the oldest one (a sliding window; give one token at a time then).
@@ -68,6 +70,7 @@ class MultiHeadAttention(keras.layers.Layer):
         output_bias=True,
         qk_norm=False,
         norm_epsilon=EPSILON,
+        scaled=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -81,6 +84,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.output_bias = output_bias
         self.qk_norm = qk_norm
         self.norm_epsilon = norm_epsilon
+        self.scaled = scaled
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "num_heads must be a multiple of num_kv_heads. "
@@ -102,14 +106,28 @@ class MultiHeadAttention(keras.layers.Layer):
         dense = {"use_bias": self.qkv_bias, "dtype": self.dtype_policy}
 
         # One product for queries, keys and values is faster than three; each part keeps its own glorot limit.
-        def initialise(*fans):
-            return lambda shape, dtype=None: ops.concatenate(
-                [keras.initializers.GlorotUniform()((shape[0], fan), dtype=dtype) for fan in fans], axis=1
-            )
+        def initialise(*fans, first=1.0):
+            def values(shape, dtype=None):
+                parts = [keras.initializers.GlorotUniform()((shape[0], fan), dtype=dtype) for fan in fans]
+                return ops.concatenate([parts[0] * first, *parts[1:]], axis=1)
+
+            return values
+
+        # Scores that are not divided by the root of d begin as small as those that are.
+        first = 1.0 if self.scaled else self.head_dim**-0.5
+
+        # Scores that are not divided by the root of d begin as small as if they were.
+        def initialise_query(shape, dtype=None):
+            return keras.initializers.GlorotUniform()(shape, dtype=dtype) * self.head_dim**-0.5
 
         if self.cross:
             source = memory_shape if isinstance(memory_shape, tuple) else x_shape
-            self.query_projection = Linear((self.num_heads, self.head_dim), name="query", **dense)
+            self.query_projection = Linear(
+                (self.num_heads, self.head_dim),
+                kernel_initializer="glorot_uniform" if self.scaled else initialise(query_dim, first=first),
+                name="query",
+                **dense,
+            )
             self.query_projection.build(x_shape)
             self.kv_projection = Linear(
                 (2 * self.num_kv_heads, self.head_dim),
@@ -121,7 +139,7 @@ class MultiHeadAttention(keras.layers.Layer):
         else:
             self.qkv_projection = Linear(
                 (self.num_heads + 2 * self.num_kv_heads, self.head_dim),
-                kernel_initializer=initialise(query_dim, kv_dim, kv_dim),
+                kernel_initializer=initialise(query_dim, kv_dim, kv_dim, first=first),
                 name="query_key_value",
                 **dense,
             )
@@ -157,6 +175,7 @@ class MultiHeadAttention(keras.layers.Layer):
         mask=None,
         causal=False,
         segment_ids=None,
+        bias=None,
         cache=None,
         position=None,
         positions=None,
@@ -176,6 +195,8 @@ class MultiHeadAttention(keras.layers.Layer):
         if segment_ids is not None:
             apart = penalty(segment_ids[:, None, :, None] == segment_ids[:, None, None, :])  # [B, 1, T, T]
             hidden = apart if hidden is None else hidden + apart
+        if bias is not None:
+            hidden = bias if hidden is None else hidden + bias
         y, weights = self._attend(query, key, value, hidden, training)
         y = ops.transpose(y, (0, 2, 1, 3))  # [B, H, T, d] -> [B, T, H, d]
         y = reshape(y, (*ops.shape(x)[:2], self.num_heads * self.head_dim))
@@ -203,7 +224,8 @@ class MultiHeadAttention(keras.layers.Layer):
     def _attend(self, query, key, value, hidden, training):
         batch, heads, length = ops.shape(query)[:3]
         groups, source = self.num_heads // self.num_kv_heads, ops.shape(key)[2]
-        query = query * self.head_dim**-0.5
+        if self.scaled:
+            query = query * self.head_dim**-0.5
         if groups > 1:
             # Queries that share a key/value head lie side by side: to group them is a reshape, nothing is repeated.
             query = reshape(query, (batch, self.num_kv_heads, groups * length, self.head_dim))
@@ -239,6 +261,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "output_bias": self.output_bias,
             "qk_norm": self.qk_norm,
             "norm_epsilon": self.norm_epsilon,
+            "scaled": self.scaled,
         }
         return {**super().get_config(), **config}
 

@@ -36,16 +36,23 @@ def gelu_tanh(x):
     return ops.gelu(x, approximate=True)
 
 
-# What the hidden layer goes through; "swiglu" takes half of it as a gate for the other half.
-ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": ops.relu, "swiglu": ops.silu}
+# What the hidden layer goes through; the gated ones take half of it as a gate for the other half.
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": ops.relu,
+    "swiglu": ops.silu,
+    "geglu_tanh": gelu_tanh,
+}
+GATED = ("swiglu", "geglu_tanh")
 
 
 class FeedForward(keras.layers.Layer):
-    """Two products with a nonlinearity between: D -> F -> D. "swiglu" multiplies a gate into the hidden layer.
+    """Two products with a nonlinearity between: D -> F -> D. The gated ones multiply a gate into the hidden layer.
 
     Args:
         feedforward_dim: F.
-        activation: "gelu" (exact) | "gelu_tanh" (its approximation) | "relu" | "swiglu".
+        activation: "gelu" (exact) | "gelu_tanh" (its approximation) | "relu" | "swiglu" | "geglu_tanh" (both gated).
         use_bias: biases in both products.
 
     Example:
@@ -53,7 +60,7 @@ class FeedForward(keras.layers.Layer):
     >>> FeedForward(32, "swiglu")(keras.ops.ones((1, 3, 8))).shape
     TensorShape([1, 3, 8])
 
-    Reference: Shazeer 2020, https://arxiv.org/abs/2002.05202 (SwiGLU).
+    Reference: Shazeer 2020, https://arxiv.org/abs/2002.05202 (SwiGLU, GEGLU).
     """
 
     def __init__(self, feedforward_dim, activation="gelu", use_bias=True, **kwargs):
@@ -65,7 +72,7 @@ class FeedForward(keras.layers.Layer):
         self.use_bias = use_bias
 
     def build(self, x_shape):
-        width = self.feedforward_dim * (2 if self.activation == "swiglu" else 1)
+        width = self.feedforward_dim * (2 if self.activation in GATED else 1)
         self.inner = Linear(width, use_bias=self.use_bias, dtype=self.dtype_policy, name="inner")
         self.outer = Linear(x_shape[-1], use_bias=self.use_bias, dtype=self.dtype_policy, name="outer")
         self.inner.build(x_shape)
@@ -73,7 +80,7 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x):
         x, function = self.inner(x), ACTIVATIONS[self.activation]
-        if self.activation == "swiglu":
+        if self.activation in GATED:
             gate, x = ops.split(x, 2, axis=-1)
             x = function(gate) * x
         else:
@@ -104,7 +111,7 @@ class TransformerBlock(keras.layers.Layer):
         causal: a token sees only itself and those before it.
         rotary: rotary positions in the self-attention, see `MultiHeadAttention`.
         norm_epsilon: of all its normalisations.
-        head_dim, qkv_bias, output_bias: of the attentions.
+        head_dim, qkv_bias, output_bias, scaled: of the attentions.
         qk_norm: of the self-attention.
         dropout: on the attention weights and on what each part adds, while training.
 
@@ -114,6 +121,7 @@ class TransformerBlock(keras.layers.Layer):
         memory: with `cross_attention`, [B, S, D].
         memory_mask: bool [B, S].
         segment_ids: int [B, T]; tokens see only tokens with their own number, see `MultiHeadAttention`.
+        bias: float32 [H, T, T], with a cache [H, T, its length], is added to the scores of the self-attention.
         cache: what `new_cache` or the call before returned; see `MultiHeadAttention`.
         position: int scalar, how many tokens the cache already holds.
         positions: int, broadcastable to [B, T], position ids for rotary.
@@ -150,6 +158,7 @@ class TransformerBlock(keras.layers.Layer):
         output_bias=True,
         feedforward_bias=True,
         qk_norm=False,
+        scaled=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -170,6 +179,7 @@ class TransformerBlock(keras.layers.Layer):
         self.output_bias = output_bias
         self.feedforward_bias = feedforward_bias
         self.qk_norm = qk_norm
+        self.scaled = scaled
         policy = {"dtype": self.dtype_policy}
         normal = {"norm": norm, "epsilon": norm_epsilon, **policy}
         heads = {
@@ -179,6 +189,7 @@ class TransformerBlock(keras.layers.Layer):
             "head_dim": head_dim,
             "qkv_bias": qkv_bias,
             "output_bias": output_bias,
+            "scaled": scaled,
             **policy,
         }
         self.self_attention = MultiHeadAttention(
@@ -216,6 +227,7 @@ class TransformerBlock(keras.layers.Layer):
         memory=None,
         memory_mask=None,
         segment_ids=None,
+        bias=None,
         cache=None,
         position=None,
         positions=None,
@@ -230,6 +242,7 @@ class TransformerBlock(keras.layers.Layer):
                 mask=mask,
                 causal=self.causal,
                 segment_ids=segment_ids,
+                bias=bias,
                 cache=None if cache is None else cache["self"],
                 position=position,
                 positions=positions,
@@ -277,6 +290,7 @@ class TransformerBlock(keras.layers.Layer):
     def get_config(self):
         names = (
             "num_heads hidden_dim feedforward_dim num_kv_heads activation norm norm_first "
-            "cross_attention causal rotary dropout norm_epsilon head_dim qkv_bias output_bias feedforward_bias qk_norm"
+            "cross_attention causal rotary dropout norm_epsilon head_dim qkv_bias output_bias feedforward_bias qk_norm "
+            "scaled"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -9,8 +9,8 @@ def transformer_block(config: ModelConfig, **arguments):
 
     Args:
         config: uses embedding_dim, num_heads, num_kv_heads, head_dim, feedforward_dim, activation, norm, norm_first,
-            norm_epsilon, qkv_bias, output_bias, feedforward_bias, qk_norm, positions, the fields that begin with rotary,
-            and dropout.
+            norm_epsilon, qkv_bias, output_bias, feedforward_bias, qk_norm, scale_attention, positions, the fields that begin
+            with rotary, and dropout.
         arguments: of `TransformerBlock`, besides those: what the model makes of it.
 
     Example:
@@ -32,6 +32,7 @@ def transformer_block(config: ModelConfig, **arguments):
         output_bias=config.output_bias,
         feedforward_bias=config.feedforward_bias,
         qk_norm=config.qk_norm,
+        scaled=config.scale_attention,
         rotary=rotary_arguments(config) if config.positions == "rotary" else False,
         dropout=config.dropout,
         **arguments,

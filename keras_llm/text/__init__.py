@@ -14,6 +14,7 @@ from keras_llm.text.characters import CharacterTokenizer
 from keras_llm.text.sentencepiece import SentencePieceTokenizer
 from keras_llm.text.tokenizer import Tokenizer, read_description
 from keras_llm.text.unicode import normalise, normalise_with_offsets, sanitise
+from keras_llm.text.unigram import UnigramTokenizer
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.text.words import WordsTokenizer
 
@@ -24,6 +25,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "words": WordsTokenizer,
     "bert": BertTokenizer,
     "byte_pair": BytePairTokenizer,
+    "unigram": UnigramTokenizer,
 }
 
 __all__ = ["TOKENIZERS", "Tokenizer", "load_tokenizer", "normalise", "normalise_with_offsets", "sanitise"]

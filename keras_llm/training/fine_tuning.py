@@ -11,7 +11,7 @@ from keras_llm.config import ModelConfig, TrainingConfig
 from keras_llm.errors import UserError
 from keras_llm.layers.linear import Linear
 
-EMBEDDINGS = ("embedding", "positions", "segments")
+EMBEDDINGS = ("embedding", "positions", "segments", "encoder_positions", "decoder_positions")
 
 
 def depth(path: str, network: ModelConfig) -> int:

@@ -63,7 +63,13 @@ def open_start(path: str | Path) -> Start:
     config, run = started(path), Run(path)
     arrays = read_weights(run.best_weights)[1]
     if config.kind == "span_corruption":  # its sentinels are ids above the tokenizer's, which no other kind has
-        arrays["embedding/embeddings"] = arrays["embedding/embeddings"][:-SENTINELS]
+        embeddings = arrays["embedding/embeddings"]
+        arrays["embedding/embeddings"] = embeddings[:-SENTINELS]
+        if "head/kernel" in arrays:  # as `Linear` keeps it, here and there
+            size, width = embeddings.shape
+            rows = arrays["head/kernel"] if width > size else arrays["head/kernel"].T
+            rows = rows[:-SENTINELS]
+            arrays["head/kernel"] = rows if width > len(rows) else rows.T
     return Start(str(path), config, run.tokenizer, arrays)
 
 
