@@ -18,6 +18,7 @@ from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  
 from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig, validate  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.generation.decode import greedy  # noqa: E402
+from keras_llm.layers.embedding import RelativePositions  # noqa: E402
 from keras_llm.run import Run, load, save_weights, write_manifest  # noqa: E402
 from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text import TOKENIZERS  # noqa: E402
@@ -70,6 +71,19 @@ def imported(tmp_path_factory):
 
 def difference(one, other):
     return np.abs(np.asarray(one) - np.asarray(other)).max()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_distances_have_the_buckets_of_transformers(bidirectional):
+    bucket_of = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
+    distances = np.arange(-700, 701)
+    for buckets, furthest in ((32, 128), (8, 12), (64, 333), (33, 17)):
+        layer = RelativePositions(2, buckets, furthest, bidirectional)
+        layer.build()
+        layer.embeddings.assign(np.arange(2 * buckets).reshape(buckets, 2))
+        wanted = bucket_of(torch.tensor(distances), bidirectional, buckets, furthest)
+        found = np.asarray(layer(np.array([700]), distances + 700))  # [H, 1, S]
+        assert (found[:, 0] == [2 * wanted.numpy(), 2 * wanted.numpy() + 1]).all()
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

@@ -73,6 +73,13 @@ def test_layers_are_counted_from_below():
     paths = ["encoder/embedding/embeddings", "encoder/lstm/layer_1_forward/kernel", "encoder/block_0/x", "pool/kernel"]
     assert [depth(path, network) for path in paths] == [0, 2, 1, 3]
     assert depth("encoder/norm/scale", network) == 3
+    paths = [
+        "encoder_positions/embeddings",
+        "encoder_0/self_norm/scale",
+        "decoder_2/feedforward/inner/kernel",
+        "decoder_norm/scale",
+    ]
+    assert [depth(path, network) for path in paths] == [0, 1, 2, 3]
     assert depth("encoder/norm/scale", ModelConfig(num_layers=2, norm_first=False)) == 0
 
 

@@ -1,4 +1,4 @@
-"""Token embedding with its tied head, and the three kinds of positions."""
+"""Token embedding with its tied head, and the kinds of positions."""
 
 import keras
 import numpy as np
@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_llm.layers.embedding import (
     LearnedPositions,
+    RelativePositions,
     RotaryEmbedding,
     SinusoidalPositions,
     TokenEmbedding,
@@ -174,6 +175,26 @@ def test_keras_hub_agrees_on_rotary_and_sines():
     x = normal(2, 5, 8)
     expected = x + array(keras_hub.layers.SinePositionEncoding()(ops.array(x)))
     np.testing.assert_allclose(array(SinusoidalPositions(8)(ops.array(x))), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_relative_positions_look_up_the_distance(policy):
+    both = RelativePositions(2, buckets=8, max_distance=5, bidirectional=True, dtype=policy)
+    back = RelativePositions.from_config({**both.get_config(), "bidirectional": False})
+    places, table = ops.arange(7), np.arange(16.0).reshape(8, 2)
+    for layer in (both, back):
+        layer.build()
+        layer.embeddings.assign(table)
+    reach = [0, 1, 2, 2, 3, 3, 3]  # four buckets a direction: 0, 1, 2 to 3, from 4 on
+    wanted = [[reach[q - k] if k <= q else 4 + reach[k - q] for k in range(7)] for q in range(7)]
+    y = both(places, places)
+    assert keras.backend.standardize_dtype(y.dtype) == "float32"
+    np.testing.assert_array_equal(array(y), np.moveaxis(table[np.array(wanted)], -1, 0))
+    # Eight buckets, four of them with one distance each; keys behind the query are hidden and have that of distance 0.
+    np.testing.assert_array_equal(array(back(places[6:], places))[0, 0], 2 * np.array([7, 7, 4, 3, 2, 1, 0]))
+    np.testing.assert_array_equal(array(back(places[2:3], places))[1, 0], 2 * np.array([2, 1, 0, 0, 0, 0, 0]) + 1)
+    with pytest.raises(ValueError, match="max_distance more than half"):
+        RelativePositions(2, buckets=8, max_distance=4)
 
 
 @pytest.mark.parametrize("layer", [SinusoidalPositions, RotaryEmbedding])

@@ -1,6 +1,7 @@
 """Which weights of a pretrained model learn, and how fast: frozen layers, rates that fall from the head down, low-rank additions.
 
 A model's layers are counted from below: embeddings are 0, block or LSTM layer i is i + 1, what stands above them is the head.
+Both stacks of an encoder-decoder are counted from their own bottom.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def depth(path: str, network: ModelConfig) -> int:
     >>> [depth(path, ModelConfig(num_layers=6)) for path in paths]
     [0, 4, 7, 7]
     """
-    found = re.search(r"(?:^|/)(?:block|layer)_(\d+)", path)
+    found = re.search(r"(?:^|/)(?:block|layer|encoder|decoder)_(\d+)", path)
     if found:
-        return int(found.group(1)) + 1
+        return min(int(found.group(1)) + 1, network.num_layers)  # a decoder may be the taller one
     # A norm outside of the blocks comes before them where they normalise behind their parts.
     lowest = EMBEDDINGS if network.norm_first else (*EMBEDDINGS, "norm")
     return 0 if set(path.split("/")) & set(lowest) else network.num_layers + 1
