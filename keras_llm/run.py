@@ -152,7 +152,7 @@ def read_weights(path: Path) -> tuple[dict, dict]:
 
 
 def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
-    """Reads what `save_weights` wrote into a task of the same shape.
+    """Reads what `save_weights` wrote into a task of the same shape; low-rank additions, which are in what was written, become 0.
 
     Raises:
         UserError: the file is missing, broken, of another shape or trained with another tokenizer.
@@ -166,6 +166,9 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
     if hasattr(task.model, "from_arrays"):  # an n-gram model: what was counted decides its shapes
         task.model = task.model.from_arrays(arrays)
     named = named_weights(task.model)
+    for layer in adapted_layers(task.model):
+        for weight in layer.adapter:
+            del named[below_model(weight)]
     wanted = {name: tuple(weight.shape) for name, weight in named.items()}
     stored = {name: array.shape for name, array in arrays.items()}
     if wanted != stored:
@@ -176,6 +179,8 @@ def load_weights(task: Task, path: Path, tokenizer_hash: str) -> None:
         )
     for name, weight in named.items():
         weight.assign(arrays[name])
+    for layer in adapted_layers(task.model):
+        layer.reset_adapter()
     task.settings = facts["settings"]
 
 
@@ -207,12 +212,16 @@ def load(path: str | Path, weights: str = "best") -> Task:
 def merged_weights(model) -> dict:
     """The values of `named_weights`, with the low-rank additions of fine-tuning inside the matrices they belong to."""
     values = {name: weight.value for name, weight in named_weights(model).items()}
-    adapted = [layer for layer in model._flatten_layers() if getattr(layer, "adapter", None)]
-    for layer in adapted:
-        values[layer.kernel.path.partition("/")[2]] = layer.merged_kernel
+    for layer in adapted_layers(model):
+        values[below_model(layer.kernel)] = layer.merged_kernel
         for weight in layer.adapter:
-            del values[weight.path.partition("/")[2]]
+            del values[below_model(weight)]
     return values
+
+
+def adapted_layers(model) -> list:
+    """The layers that have low-rank additions."""
+    return [layer for layer in model._flatten_layers() if getattr(layer, "adapter", None)]
 
 
 def named_weights(model) -> dict:
@@ -221,7 +230,12 @@ def named_weights(model) -> dict:
     What a training carries from batch to batch belongs to its state, not to the weights.
     """
     carried = {id(weight) for weight in model.carried.weights} if hasattr(model, "carried") else set()
-    return {weight.path.partition("/")[2]: weight for weight in model.weights if id(weight) not in carried}
+    return {below_model(weight): weight for weight in model.weights if id(weight) not in carried}
+
+
+def below_model(weight) -> str:
+    """A weight's path below its model."""
+    return weight.path.partition("/")[2]
 
 
 def _read_text(path: Path) -> str:

@@ -61,6 +61,8 @@ def test_strict_json(text, message):
         ("lengths", {"window_stride": 320}, "window_stride"),
         ("network", {"num_heads": 5}, "multiple of num_heads"),
         ("network", {"num_kv_heads": 3}, "multiple of num_kv_heads"),
+        ("network", {"num_decoder_layers": -1}, "num_decoder_layers"),
+        ("network", {"positions": "relative"}, "Relative positions are for encoder-decoders"),
         ("text", {"tokenizer": "sentencepiece"}, "byte offsets"),
         ("training", {"label_smoothing": 0.1}, "label_smoothing"),
     ],

@@ -119,6 +119,8 @@ def test_low_rank_additions_learn_alone_and_are_merged(prepared, tmp_path):
     plain = micro_task()
     load_weights(plain, tmp_path / "merged.h5", "hash")
     np.testing.assert_allclose(array(plain.model(inputs)), expected, atol=1e-5)
+    load_weights(task, tmp_path / "merged.h5", "hash")  # as at the end of a training
+    np.testing.assert_allclose(array(task.model(inputs)), expected, atol=1e-5)
     kernel = "encoder/block_0/feedforward/inner/kernel"
     assert not np.array_equal(array(named_weights(plain.model)[kernel].value), before[kernel])
 

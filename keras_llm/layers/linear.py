@@ -69,6 +69,10 @@ class Linear(keras.layers.Layer):
         ]
         self._tracker.lock()
 
+    def reset_adapter(self):
+        """Makes what `adapt` added 0 again."""
+        self.adapter[1].assign(ops.zeros_like(self.adapter[1]))
+
     @property
     def merged_kernel(self):
         """The kernel's value with what `adapt` added to it."""
