@@ -246,6 +246,7 @@ def test_files_hold_new_texts_with_their_labels_and_origin(tmp_path, name):
     for record, from_ in zip(records, made, strict=True):
         source = originals[from_["source"]]
         assert record["labels"] == source["labels"] and record["text"] != source["text"]
+    assert len(read_labelled([data, tmp_path / name], Config())[0]) == 3 + len(records)  # as finetune.py reads both
     assert lines[1] == f"3 texts, {len(records)} added by deletion, {9 - len(records)} left out: nothing new"
     assert not list(tmp_path.glob(".writing*"))
     other = augment(list(originals.values()), make_method("deletion", 0.3), "deletion", 3, seed=1)
@@ -325,8 +326,8 @@ def test_what_a_table_cannot_hold_is_refused(tmp_path):
     with pytest.raises(UserError, match="Write .jsonl"):
         write_labelled(tmp_path / "a.csv", [record | {"labels": ["x|y"]}], FieldConfig())
     for name in ("a.csv", "a.jsonl"):
-        write_labelled(tmp_path / name, [record | {"text": 'a\t"b"\n，c'}], FieldConfig())
-        assert read(tmp_path / name)[0]["text"] == 'a\t"b"\n，c'
+        write_labelled(tmp_path / name, [record | {"text": 'a\t"b"\n，c\rd'}], FieldConfig())
+        assert read(tmp_path / name)[0]["text"] == 'a\t"b"\n，c\rd'
 
 
 def test_the_script_tells_mistakes_in_a_line(tmp_path):

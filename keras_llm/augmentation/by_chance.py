@@ -39,7 +39,7 @@ class ByChance:
         words, between = split_words(text, self._segment)
         if len(words) > 1:
             for _ in range(TRIES):
-                # Not `__call__`, which takes more than ten times as long: it looks for tensors to convert.
+                # Not `__call__`: it looks for tensors to convert, which takes far longer than the drawing.
                 places = self._draw.call(list(range(len(words))), rng=random)
                 changed = self.rebuilt(words, between, places)
                 if places and changed != text.strip():

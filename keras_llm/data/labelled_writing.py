@@ -74,7 +74,7 @@ def _json_lines(rows, label, path) -> str:
 def _table(rows, label, path) -> str:
     as_csv = suffix_of(path) == ".csv"
     out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\r\n")  # as RFC 4180 has it; and only so older Pythons quote a lone \r
     lines = [list(rows[0])]
     for row in rows:
         labels = row[label] if isinstance(row[label], list) else [row[label]]
