@@ -213,10 +213,8 @@ def test_back_translation_by_beams_draws_nothing(translator):
     found = method(texts, randoms(2))
     assert found == method(texts, randoms(2, 1))
     there = " ".join(translator.ask_one({"text": texts[1]}, "beam")["answer"].split())
-    assert (
-        found[1] == (" ".join(translator.ask_one({"text": there}, "beam")["answer"].split()) if there else "")
-        or texts[1]
-    )
+    again = " ".join(translator.ask_one({"text": there}, "beam")["answer"].split()) if there else ""
+    assert found[1] == (again or texts[1])
 
 
 def test_back_translation_needs_two_translation_runs(translator, masked):
