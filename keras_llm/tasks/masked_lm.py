@@ -158,21 +158,15 @@ class MaskedLM(Filling):
     def answer(self, text):
         import tensorflow as tf
 
-        from keras_llm.text.filling import fill_marks, split_at_marks, with_ids
-        from keras_llm.text.packing import positions
-        from keras_llm.text.unicode import sanitise
+        from keras_llm.text.filling import fill_marks
 
-        parts, followed = split_at_marks(sanitise(text), MARK)
-        masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
-        ids, _ = self._framed(with_ids(self.tokenizer.encode(parts.values), parts, followed, masks))
-        places, count = positions(ids == self.special.mask)
-        logits = self.model(self._inputs(ids, places), training=False)["tokens"]
+        parts, logits, count = self._gaps(text)
         # Special tokens, the unknown one among them, are no answer.
         ordinary = self.special.ordinary(self.model.vocabulary_size)
         is_text = np.isin(np.arange(self.model.vocabulary_size), ordinary).astype("float32")
         scores, best = tf.math.top_k(tf.nn.softmax(logits) * is_text, min(CANDIDATES, len(ordinary)))  # [B, M, 5]
         pieces, continues = self.tokenizer.pieces(best)
-        is_mask = tf.range(tf.shape(places)[1]) < count[:, None]
+        is_mask = tf.range(tf.shape(logits)[1]) < count[:, None]
         logs = tf.reduce_sum(tf.where(is_mask, tf.math.log(scores[:, :, 0]), 0.0), 1)
         some = count > 0
         # What goes on a word stands directly behind it.
@@ -190,6 +184,24 @@ class MaskedLM(Filling):
             "tokens": tf.where(some[:, None], shown, ""),
             "scores": tf.where(some[:, None], scores[:, 0], 0.0),
         }
+
+    def gap_logits(self, text):
+        """string [B] -> logits float32 [B, M, V] of what stands in a text's masks, and how many of them are read, int32 [B]."""
+        return self._gaps(text)[1:]
+
+    def _gaps(self, text):
+        """string [B] -> what stands around the masks string [B, (M + 1)], and as `gap_logits`."""
+        import tensorflow as tf
+
+        from keras_llm.text.filling import split_at_marks, with_ids
+        from keras_llm.text.packing import positions
+        from keras_llm.text.unicode import sanitise
+
+        parts, followed = split_at_marks(sanitise(text), MARK)
+        masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
+        ids, _ = self._framed(with_ids(self.tokenizer.encode(parts.values), parts, followed, masks))
+        places, count = positions(ids == self.special.mask)
+        return parts, self.model(self._inputs(ids, places), training=False)["tokens"], count
 
     @property
     def special(self):
