@@ -45,6 +45,8 @@ class TokenizerConfig:
     """The one unicode policy. "lowercase" also strips accents; a reader's answers stay as written in the source."""
     prompt_start: bool = True
     """causal_lm: a prompt begins with the start id, as documents do. An imported checkpoint says what it was made for."""
+    pair_ends: int = 1
+    """End ids between the two texts that an encoder reads as one. RoBERTa has two, and no segments to tell them apart."""
 
 
 @dataclasses.dataclass
@@ -92,7 +94,9 @@ class ModelConfig:
     freeze_embeddings: bool = False
     """Keep the embedding as the word vectors have it."""
     segments: bool = False
-    """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs."""
+    """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs that one end parts."""
+    pad_id: int = 0
+    """Id of padding, which encoders do not look at. It is 0 but for checkpoints whose tokenizer has it elsewhere (RoBERTa)."""
     pooling: Literal["mean", "max", "first"] = "mean"
     """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
     character_dim: int = 0
@@ -370,6 +374,7 @@ def validate(config: Config) -> Config:
         "num_heads": network.num_heads,
         "feedforward_dim": network.feedforward_dim,
         "context_length": network.context_length,
+        "pair_ends": config.text.pair_ends,
         "order": network.order,
         "min_count": network.min_count,
         "max_question_length": lengths.max_question_length,
@@ -430,10 +435,11 @@ def validate(config: Config) -> Config:
             "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
             "Use wordpiece, characters, words or byte_pair."
         )
-    frame = lengths.max_question_length + lengths.window_length + 3
+    frame = lengths.max_question_length + lengths.window_length + 2 + config.text.pair_ends
     if config.model == "transformer_encoder" and frame > network.context_length:
         raise UserError(
-            "Question and window are read as one text of at most context_length tokens, with three tokens around them. Received: "
+            "Question and window are read as one text of at most context_length tokens, with "
+            f"{2 + config.text.pair_ends} tokens around them. Received: "
             f"max_question_length={lengths.max_question_length}, window_length={lengths.window_length}, "
             f"context_length={network.context_length}. Make windows shorter."
         )
@@ -576,7 +582,7 @@ def _validate_embedding(config: Config) -> None:
 
 def _validate_masked_lm(config: Config) -> None:
     masking, length = config.masking, config.network.context_length
-    if config.text.tokenizer not in ("wordpiece", "bert"):
+    if config.text.tokenizer not in ("wordpiece", "bert", "byte_pair"):
         raise UserError(
             f"Masked language modelling needs a tokenizer with a mask token. Received: tokenizer={config.text.tokenizer}. "
             "Use wordpiece."
