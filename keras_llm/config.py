@@ -29,6 +29,7 @@ Kind = Literal[
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer", "transformer_encoder"]
 
 LEARNED_LENGTH = 1024  # positions with a vector of their own in an encoder-decoder whose positions are learned
+WITHOUT_OFFSETS = ("sentencepiece", "sentencepiece_bpe")  # tokenizers that do not tell where a token stands
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
 
 
@@ -36,9 +37,11 @@ SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption kn
 class TokenizerConfig:
     """How text becomes ids."""
 
-    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert"] = "wordpiece"
-    """Which tokenizer is trained on the user's text; "bert" comes with a checkpoint only. Reading needs byte offsets: any but
-    sentencepiece."""
+    tokenizer: Literal[
+        "wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert", "sentencepiece_bpe"
+    ] = "wordpiece"
+    """Which tokenizer is trained on the user's text; "bert" and "sentencepiece_bpe" come with a checkpoint only. Reading needs
+    byte offsets: any but sentencepiece and sentencepiece_bpe."""
     vocabulary_size: int = 8000
     """Upper limit; a small text gives fewer pieces."""
     unicode_policy: Literal["identity", "nfc", "nfkc", "lowercase"] = "identity"
@@ -430,9 +433,9 @@ def validate(config: Config) -> Config:
             "num_heads must be a multiple of num_kv_heads. "
             f"Received: num_heads={network.num_heads}, num_kv_heads={network.num_kv_heads}."
         )
-    if config.kind == "reading" and config.text.tokenizer == "sentencepiece":
+    if config.kind == "reading" and config.text.tokenizer in WITHOUT_OFFSETS:
         raise UserError(
-            "A reader needs a tokenizer with byte offsets. Received: tokenizer=sentencepiece. "
+            f"A reader needs a tokenizer with byte offsets. Received: tokenizer={config.text.tokenizer}. "
             "Use wordpiece, characters, words or byte_pair."
         )
     frame = lengths.max_question_length + lengths.window_length + 2 + config.text.pair_ends
@@ -545,9 +548,10 @@ def _validate_tagging(config: Config) -> None:
     for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
         if getattr(config.labels, name) != getattr(others, name):
             raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
-    if config.text.tokenizer == "sentencepiece":
+    if config.text.tokenizer in WITHOUT_OFFSETS:
         raise UserError(
-            "A tagger needs a tokenizer with offsets. Received: tokenizer=sentencepiece. Use wordpiece, characters or words."
+            f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. Use wordpiece, characters or "
+            "words."
         )
     if network.context_length < 8:
         raise UserError(f"A tagger reads windows of context_length >= 8. Received: {network.context_length}.")

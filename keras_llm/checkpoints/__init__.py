@@ -19,6 +19,7 @@ FAMILIES: dict[str, str] = {
     "roberta": "roberta",
     "gpt2": "gpt2",
     "llama": "llama",
+    "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
 }

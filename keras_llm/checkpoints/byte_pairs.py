@@ -44,23 +44,14 @@ def read_byte_pairs(
     elif (folder / "vocab.json").exists() and splitting:
         found = _of_vocabulary_and_merges(folder, splitting)
     else:
-        sentencepiece = (
-            " A SentencePiece tokenizer.model is not supported here." * (folder / "tokenizer.model").exists()
-        )
         raise UserError(
-            f"{folder} must have its tokenizer.json{' or vocab.json and merges.txt' if splitting else ''}. Received: none."
-            f"{sentencepiece} Fetch the checkpoint again, with all its small files."
+            f"{folder} must have its tokenizer.json{' or vocab.json and merges.txt' if splitting else ''}. Received: none. "
+            "Fetch the checkpoint again, with all its small files."
         )
     vocabulary, merges, added, how, prefix_space = found
     special = {token: id_ for token, (id_, is_special) in added.items() if is_special}
     marks = {token: id_ for token, (id_, is_special) in added.items() if not is_special}
-    for token in marks:
-        # In such marks nobody writes; other added tokens Hugging Face finds inside of words, too.
-        if not (token.startswith("<") and token.endswith(">")):
-            raise UserError(
-                f"{folder}: added tokens are marks like <think>. Received: {token!r}, which may be a part of a text. "
-                "Choose another checkpoint."
-            )
+    refuse_words(folder, marks)
     names = names_of(folder) if names is None else names
     special |= {name: vocabulary[name] for name in (*names.values(), SEPARATOR) if name in vocabulary}
     vocabulary = {token: id_ for token, id_ in vocabulary.items() if token not in special and token not in marks}
@@ -75,7 +66,7 @@ def read_byte_pairs(
         vocabulary,
         merges,
         special,
-        **(_roles(folder, special, names) if roles is None else roles(special)),
+        **(roles_of(folder, special, names) if roles is None else roles(special)),
         added=marks,
         splitting=next(name for name, known in SPLITTINGS.items() if known.source == how.source),
         whole_words=how.whole_words,
@@ -85,12 +76,22 @@ def read_byte_pairs(
     return BytePairTokenizer(pairs, how.normal_form)
 
 
+def refuse_words(folder: Path, marks: Iterable[str]) -> None:
+    """Refuses added tokens that are no marks: Hugging Face finds them inside of words, too."""
+    for token in marks:
+        if not (token.startswith("<") and token.endswith(">")):  # nobody writes in such marks
+            raise UserError(
+                f"{folder}: added tokens are marks like <think>. Received: {token!r}, which may be a part of a text. "
+                "Choose another checkpoint."
+            )
+
+
 def prompt_starts(folder: Path) -> bool:
     """Whether the checkpoint's own tokenizer puts the start id in front of a text."""
-    said = _optional(folder / "tokenizer_config.json").get("add_bos_token")
+    said = optional(folder / "tokenizer_config.json").get("add_bos_token")
     if isinstance(said, bool):
         return said
-    steps = _optional(folder / "tokenizer.json").get("post_processor") or {}
+    steps = optional(folder / "tokenizer.json").get("post_processor") or {}
     for step in steps.get("processors", [steps]):
         single = step.get("single") or []
         if step.get("type") == "TemplateProcessing" and single:
@@ -228,7 +229,7 @@ def _of_tokenizer_json(folder: Path):
     if model.get("byte_fallback"):
         raise UserError(
             f"{path} must be byte-level, as GPT-2's, Llama 3's and Qwen's are. Received: a SentencePiece vocabulary with bytes "
-            "as a fallback (Llama 1 and 2, Mistral). Choose another checkpoint, or export it with export.py --keras-hub."
+            "as a fallback, which Llama and Mistral have. Choose another checkpoint, or export it with export.py --keras-hub."
         )
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
@@ -238,7 +239,7 @@ def _of_tokenizer_json(folder: Path):
     is_single = "pretokenizers" not in steps or len(steps["pretokenizers"]) == 1
     steps = steps.get("pretokenizers", [steps])
     prefix_space = any(step.get("add_prefix_space") for step in steps if step["type"] == "ByteLevel")
-    said = _optional(folder / "tokenizer_config.json").get("add_prefix_space")
+    said = optional(folder / "tokenizer_config.json").get("add_prefix_space")
     if is_single and isinstance(said, bool):  # which `transformers` believes rather
         prefix_space = said
     if prefix_space and not is_single:
@@ -260,8 +261,8 @@ def _of_vocabulary_and_merges(folder: Path, splitting: str):
     for number, merge in enumerate(merges, 1):
         if merge.count(" ") != 1:
             raise UserError(f"{path}: a merge is two tokens. Received: {merge!r}, merge {number}. Fetch it again.")
-    settings = _optional(folder / "tokenizer_config.json")
-    added = {token: (id_, True) for token, id_ in _optional(folder / "added_tokens.json").items()}
+    settings = optional(folder / "tokenizer_config.json")
+    added = {token: (id_, True) for token, id_ in optional(folder / "added_tokens.json").items()}
     for id_, token in (settings.get("added_tokens_decoder") or {}).items():
         added[token["content"]] = (int(id_), bool(token.get("special")))
     return vocabulary, merges, added, SPLITTINGS[splitting], bool(settings.get("add_prefix_space"))
@@ -269,7 +270,7 @@ def _of_vocabulary_and_merges(folder: Path, splitting: str):
 
 def names_of(folder: Path, roles: Iterable[str] = ("bos_token", "eos_token", "pad_token")) -> dict[str, str]:
     """What special tokens are called, as far as the tokenizer's own files say it: role -> token."""
-    said = {**_optional(folder / "special_tokens_map.json"), **_optional(folder / "tokenizer_config.json")}
+    said = {**optional(folder / "special_tokens_map.json"), **optional(folder / "tokenizer_config.json")}
     found = {}
     for role in roles:
         value = said.get(role)
@@ -279,10 +280,10 @@ def names_of(folder: Path, roles: Iterable[str] = ("bos_token", "eos_token", "pa
     return found
 
 
-def _roles(folder: Path, special: dict[str, int], names: dict[str, str]) -> dict[str, Any]:
+def roles_of(folder: Path, special: dict[str, int], names: dict[str, str]) -> dict[str, Any]:
     """Start, ends and padding: what the tokenizer says, else config.json; for the ends generation_config.json first."""
     path = folder / "config.json"
-    said, generation = read_json(path), _optional(folder / "generation_config.json")
+    said, generation = read_json(path), optional(folder / "generation_config.json")
 
     def checked(name, id_):
         if id_ not in special.values():
@@ -304,5 +305,6 @@ def _roles(folder: Path, special: dict[str, int], names: dict[str, str]) -> dict
     return {"start": start, "end": ends[0], "ends": tuple(ends[1:]), "pad": pad}
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def optional(path: Path) -> dict[str, Any]:
+    """A JSON file that a folder may lack: its content, or nothing."""
     return read_json(path) if path.exists() else {}

@@ -111,6 +111,11 @@ class Tokenizer(tf.Module):
         ids = tf.cast(ids, tf.int32)
         return self._decode(tf.ragged.boolean_mask(ids, self._speaks(ids) & (ids < self.vocabulary_size)))
 
+    def continuation(self, ids) -> tf.Tensor:
+        """As `decode`, for ids that go on a text: a space they begin with stays, where `decode` takes it for the one that
+        was put in front of a whole text."""
+        return self.decode(ids)
+
     @property
     def all_special_ids(self) -> frozenset[int]:
         """Ids that are no text: padding, unknown, start, end and others like them."""
