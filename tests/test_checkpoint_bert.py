@@ -7,6 +7,7 @@ import shutil
 import minilm
 import numpy as np
 import pytest
+import tensorflow as tf
 import tokenizers
 from hub_presets import word_pieces
 
@@ -168,6 +169,41 @@ def test_fine_tuning_starts_from_the_folder(checkpoints):
     assert task.tokenizer.encode(["What is a 模型"]).to_list() == [[5, 6, 7, 19, 20]]
     with pytest.raises(UserError, match="there is no such directory"):
         started(folder / "nothing")
+
+
+def test_a_reader_starts_from_a_checkpoint(checkpoints):
+    """Question and context are one text, padded between them or not, and the answer is a piece of the context."""
+    from keras_llm.presets import make_config
+    from keras_llm.tasks import make_task
+    from keras_llm.training.start import adopt, architecture, open_start, start_weights
+
+    folder, model = checkpoints["BertForPreTraining"]
+    start = open_start(folder)
+    config = make_config("reading", architecture("reading", start.config), "finetune")
+    config.lengths.max_question_length, config.lengths.window_length, config.lengths.window_stride = 4, 5, 2
+    with pytest.raises(UserError, match="Give --model transformer_encoder"):
+        adopt(make_config("reading", "transformer", "small"), start.config)
+    task = make_task(validate(adopt(config, start.config)), start.tokenizer())
+    assert start_weights(task, start)[1] == "new: head/kernel, head/bias"
+    questions, contexts = ["What is", "模型 is a what a"], ["a language model", "什么是语言模型？模型"]
+    x = {k: np.array(v) for k, v in task.windows(tf.constant(questions), tf.constant(contexts)).items()}
+    assert x["question_ids"][:2].tolist() == [[2, 5, 6, 3, 0, 0], [2, 19, 20, 6, 7, 3]] and x["example"][:2].tolist() == [0, 1]
+    ids, segments = joined_by_hand(x["question_ids"][0], x["context_ids"][0])
+    hidden = theirs(model.bert, ids, segments).last_hidden_state.numpy()[0]
+    kernel, bias = (np.asarray(weight) for weight in task.model.head.weights)
+    wanted = (hidden @ kernel + bias)[[0, *range(4, len(hidden) - 1)]]
+    found = np.asarray(task.model({name: x[name] for name in ("question_ids", "context_ids")}))[0].T
+    np.testing.assert_allclose(found[: len(wanted)], wanted, atol=1e-5)
+    with pytest.raises(UserError, match="read as one text of at most context_length tokens"):
+        config.lengths.window_length = 4000
+        validate(adopt(config, start.config))
+    answer = task.ask([{"question": questions[1], "context": contexts[1]}])[0]
+    assert answer["answer"] == contexts[1][answer["start"] : answer["end"]] != ""
+
+
+def joined_by_hand(question, context):
+    question, context = ([i for i in ids if i] for ids in (question, context))
+    return np.array([[*question, *context, 3]]), np.array([[0] * len(question) + [1] * (len(context) + 1)])
 
 
 def sentence_transformers_files(folder, mode, *more):
