@@ -187,7 +187,9 @@ def test_a_reader_starts_from_a_checkpoint(checkpoints):
     assert start_weights(task, start)[1] == "new: head/kernel, head/bias"
     questions, contexts = ["What is", "模型 is a what a"], ["a language model", "什么是语言模型？模型"]
     x = {k: np.array(v) for k, v in task.windows(tf.constant(questions), tf.constant(contexts)).items()}
-    assert x["question_ids"][:2].tolist() == [[2, 5, 6, 3, 0, 0], [2, 19, 20, 6, 7, 3]] and x["example"][:2].tolist() == [0, 1]
+    assert x["question_ids"][:2].tolist() == [[2, 5, 6, 3, 0, 0], [2, 19, 20, 6, 7, 3]] and x["example"][
+        :2
+    ].tolist() == [0, 1]
     ids, segments = joined_by_hand(x["question_ids"][0], x["context_ids"][0])
     hidden = theirs(model.bert, ids, segments).last_hidden_state.numpy()[0]
     kernel, bias = (np.asarray(weight) for weight in task.model.head.weights)
