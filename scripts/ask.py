@@ -23,6 +23,8 @@ class Arguments:
     """Where a reader looks for the answer."""
     context_file: Path | None = None
     """UTF-8 file with that text."""
+    pair: str | None = None
+    """The second text, for a model that classifies pairs."""
     signature: str = "serving_default"
     """Which way of answering: models that write also have "sample" and "beam"."""
     setting: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -32,7 +34,11 @@ class Arguments:
 def main():
     arguments = parse(Arguments, __doc__)
     strings = {"question": arguments.question}
-    if arguments.context_file:
+    if arguments.pair is not None:
+        if arguments.context is not None or arguments.context_file:
+            raise UserError("--pair is for classifiers, --context for readers. Received: both. Give one.")
+        strings = {"text": arguments.question, "pair": arguments.pair}
+    elif arguments.context_file:
         strings["context"] = read_text(arguments.context_file, "--context-file")
     elif arguments.context is not None:
         strings["context"] = arguments.context

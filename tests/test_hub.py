@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import hub_presets
@@ -14,6 +11,7 @@ import minilm
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import run as run_script
 
 from keras_llm.errors import UserError
 from keras_llm.export import gates
@@ -25,7 +23,6 @@ from keras_llm.hub.writing import CausalLM, Seq2SeqLM
 from keras_llm.tasks.base import Signature
 from keras_llm.text.splitting import SPLITTINGS
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["What is a language model? It", "什么是", "", "The attention mechanism was proposed in 2014.", "🙂"]
 RECORDS = [{"text": text} for text in TEXTS]
 WRITERS = ["gpt2", "llama3", "qwen2", "gemma3", "bart"]
@@ -234,9 +231,8 @@ def test_kerashub_embedders_keep_their_settings(tmp_path):
 def test_command_line_proves_what_it_exports(tmp_path):
     hub_presets.distil_bert("TextClassifier", num_classes=2).save_to_preset(str(tmp_path / "preset"))
     (tmp_path / "texts.txt").write_text("what is a model?\n\n什么语言？\n" * 8, encoding="utf-8")
-    command = [sys.executable, str(ROOT / "scripts" / "export.py"), "--keras-hub", str(tmp_path / "preset")]
-    command += [str(tmp_path / "exported" / "sentiment"), "--data", str(tmp_path / "texts.txt"), "--max-length", "16"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    name, texts = tmp_path / "exported" / "sentiment", ("--data", tmp_path / "texts.txt", "--max-length", 16)
+    done = run_script("export", "--keras-hub", tmp_path / "preset", name, *texts)
     assert done.returncode == 0, done.stderr
     assert "DistilBertTextClassifier as text_classifier, texts of at most 16 ids" in done.stdout
     assert "python: equal to Python's" in done.stdout and "c++: equal to Python's" in done.stdout

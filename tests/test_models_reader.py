@@ -16,6 +16,8 @@ from keras_llm.models.transformer_reader import ConvolutionBlock, TransformerRea
 V = 30
 CONFIG = ModelConfig(embedding_dim=8, hidden_dim=6, num_layers=1, num_heads=2, feedforward_dim=16, dropout=0.1)
 READERS = [LSTMReader, TransformerReader, EncoderReader]
+# What is made of layers that are tested on JAX by themselves; there every operation is compiled anew.
+not_on_jax = pytest.mark.skipif(keras.backend.backend() == "jax", reason="compiles for minutes")
 RNG = np.random.default_rng(0)
 
 
@@ -91,6 +93,7 @@ def test_mixed_precision_is_near_float32(cls, half):
     assert not np.array_equal(logits, near)
 
 
+@not_on_jax
 def test_dropout_only_while_training(cls):
     x = {name: ops.convert_to_tensor(value) for name, value in inputs().items()}
     model = shared(cls)
@@ -120,6 +123,7 @@ def test_weights_survive_saving(cls, tmp_path):
     np.testing.assert_array_equal(again.predict_on_batch(x), model.predict_on_batch(x))
 
 
+@not_on_jax
 def test_more_layers(cls):
     model = build(cls, num_layers=3)
     logits = model.predict_on_batch(inputs(2))
@@ -140,6 +144,7 @@ def test_encoder_reads_question_and_context_as_one_text():
     np.testing.assert_allclose(ops.convert_to_numpy(apart)[0].T, scores[[0, 3, 4]], atol=1e-5)
 
 
+@not_on_jax
 @pytest.mark.parametrize(
     "changes",
     [

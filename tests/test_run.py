@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import run as run_script
 
 import keras_llm
 from keras_llm import files
@@ -108,11 +109,10 @@ def test_evaluate_writes_metrics_and_predictions(run, tmp_path):
 
 
 def test_ask_script(run):
-    command = [sys.executable, str(ROOT / "scripts" / "ask.py"), str(run), "什么是词元？"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_script("ask", run, "什么是词元？")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout).keys() == {"answer", "score"}
-    done = subprocess.run([*command, "--context", "x"], capture_output=True, text=True)
+    done = run_script("ask", run, "什么是词元？", "--context", "x")
     assert done.returncode == 2 and "is asked with question" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -1161,12 +1161,21 @@ def test_ask_a_model_with_one_input_and_one_output(tmp_path):
         lambda text: {"numbers": tf.tile([[0.5, 2.0]], [tf.shape(text)[0], 1])},
         input_signature=[tf.TensorSpec([None], tf.string, "text")],
     )
+    module.padded = tf.function(
+        lambda text: {
+            "label": tf.tile([["甲", ""]], [tf.shape(text)[0], 1]),
+            "count": tf.ones(tf.shape(text), tf.int32),
+        },
+        input_signature=[tf.TensorSpec([None], tf.string, "text")],
+    )
+    tf.saved_model.save(module, str(tmp_path / "padded" / "1"), signatures={"serving_default": module.padded})
     tf.saved_model.save(module, str(tmp_path / "echo" / "1"), signatures={"serving_default": module.echo})
     tf.saved_model.save(module, str(tmp_path / "two" / "1"), signatures={"serving_default": module.two})
     with Server(tmp_path, port=0) as server:
         for name in ("text", "question"):
             assert ask(f"{server.url}/v1/models/echo", {name: "谁？"}) == {"echo": "谁？"}
         assert ask(f"{server.url}/v1/models/two", {"question": "a"}) == {"numbers": [0.5, 2.0]}
+        assert ask(f"{server.url}/v1/models/padded", {"question": "a"}) == {"label": ["甲"], "count": 1}
         with pytest.raises(UserError, match="400 from .*two"):
             ask(f"{server.url}/v1/models/two", {"question": "a", "context": "b"})
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import run as run_script
 
 from keras_llm.config import validate
 from keras_llm.errors import UserError
@@ -253,8 +254,7 @@ class TestRefused:
         ],
     )
     def test_flags_that_exclude_each_other(self, flags, message, tmp_path):
-        command = [sys.executable, str(ROOT / "scripts" / "generate.py"), str(tmp_path), "the", *flags]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = run_script("generate", tmp_path, "the", *flags)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
     def test_a_run_that_does_not_write(self, tmp_path):

@@ -1,14 +1,12 @@
 """Classification as a task: files to a trained run, pairs, several labels, levels, weights, export; fine-tuning from runs."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import run as run_script
 
 import keras_llm
 from keras_llm.config import LabelConfig, validate
@@ -24,7 +22,6 @@ from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.start import adopt, open_start, start_weights
 from keras_llm.training.train import train_run
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [
     ("What a wonderful film !", "pos"),
     ("这家酒店很好，下次还来。", "pos"),
@@ -219,8 +216,7 @@ def test_a_start_of_another_shape_is_refused(trained):
 
 def test_the_command_line_trains_from_a_run(trained, tmp_path):
     def finetune(*arguments):
-        command = [sys.executable, str(ROOT / "scripts" / "finetune.py"), "--task", "classification", *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
+        return run_script("finetune", "--task", "classification", *arguments)
 
     data, run = str(trained / "data.tsv"), str(tmp_path / "run")
     wrong = finetune("--from", str(tmp_path / "none"), "--data", data, "--run", run)

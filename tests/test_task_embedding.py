@@ -4,12 +4,12 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import run as run_script
 
 import keras_llm
 from keras_llm.config import ModelConfig, validate
@@ -26,7 +26,6 @@ from keras_llm.tasks.base import encode
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.train import train_run
 
-ROOT = Path(__file__).resolve().parent.parent
 ANIMALS = ["cat", "dog", "horse", "sparrow", "whale", "snake", "猫", "狗", "马", "麻雀", "鲸", "蛇"]
 FOODS = ["fish", "meat", "grass", "grain", "krill", "mice", "鱼", "肉", "草", "米", "虾", "鼠"]
 PAIRS = [
@@ -215,8 +214,7 @@ def test_search_from_the_library_and_the_command_line(run, tmp_path):
     stored.write_bytes(b"broken")
     with pytest.raises(UserError, match="is damaged"):
         Lines(task, corpus, cache=True)
-    command = [sys.executable, str(ROOT / "scripts" / "search.py"), str(run), query, "--corpus", str(corpus)]
-    done = subprocess.run([*command, "--top", "1", "--json"], capture_output=True, text=True)
+    done = run_script("search", run, query, "--corpus", corpus, "--top", 1, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["query"] == query and answer["found"][0]["text"] == PAIRS[9][1] and answer["found"][0]["line"] == 19

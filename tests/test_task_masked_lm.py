@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import run as run_script
 
 import keras_llm
 from keras_llm.config import validate
@@ -24,7 +22,6 @@ from keras_llm.text.sentences import split_sentences
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.pretrain import pretrain_run
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     f"The {animal} eats {food}. The {animal} is {colour}!\n它叫{name}。{name}喜欢吃{dish}，不喜欢水。"
     for animal, food, colour, name, dish in [
@@ -283,9 +280,9 @@ def test_settings_that_cannot_work_are_refused(section, values, message):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
-def test_the_objective_decides_what_may_be_asked_for(tmp_path, flags, message):
+def test_the_objective_decides_what_may_be_asked_for(tmp_path, monkeypatch, flags, message):
     (tmp_path / "reading.json").write_text('{"kind": "reading", "model": "lstm"}')
     (tmp_path / "pairs.json").write_text('{"kind": "masked_lm", "masking": {"next_sentence": true}}')
-    command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *flags, "--data", "x.txt", "--run", "new"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    monkeypatch.chdir(tmp_path)
+    done = run_script("pretrain", *flags, "--data", "x.txt", "--run", "new")
     assert done.returncode == 2 and message in done.stdout + done.stderr and "Traceback" not in done.stderr

@@ -2,16 +2,14 @@
 
 import json
 import re
-import subprocess
-import sys
 import unicodedata
-from pathlib import Path
 
 import jieba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import run as run_script
 from scipy.sparse import csr_array
 
 from keras_llm.config import CorpusConfig
@@ -23,7 +21,6 @@ from keras_llm.vectors.segmentation import segmenter
 from keras_llm.vectors.sentences import LONGEST, Sentences
 from keras_llm.vectors.word2vec import WatchedLoss, train_word2vec
 
-ROOT = Path(__file__).resolve().parent.parent
 TOPICS = ["猫 狗 鱼 鸟 马".split(), "red green blue black white".split()]
 
 
@@ -297,40 +294,35 @@ def test_a_learning_rate_too_large_is_told():
 # The scripts
 
 
-def script(name, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_scripts_from_text_to_answers(text, tmp_path):
     run, small = tmp_path / "run", ("--dim", 4, "--epochs", 2)
-    done = script("train_word_vectors.py", "--data", text, "--method=cbow", "--run", run, *small)
+    done = run_script("train_word_vectors", "--data", text, "--method=cbow", "--run", run, *small)
     assert done.returncode == 0 and "Trained 10 vectors" in done.stdout, done.stdout + done.stderr
-    again = script("train_word_vectors.py", "--data", text, "--run", run)
+    again = run_script("train_word_vectors", "--data", text, "--run", run)
     assert again.returncode == 2 and "exists already" in again.stderr
 
-    done = script("word_vectors.py", "nearest", run, "猫", "red", "--k", 2)
+    done = run_script("word_vectors", "nearest", run, "猫", "red", "--k", 2)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 6 and done.stdout.startswith("猫\n  ")
-    done = script("word_vectors.py", "nearest", run, "Red")
+    done = run_script("word_vectors", "nearest", run, "Red")
     assert done.returncode == 2 and "Near words: red" in done.stderr and "Traceback" not in done.stderr
-    done = script("word_vectors.py", "analogy", run, "red", "blue", "猫", "--k", 3)
+    done = run_script("word_vectors", "analogy", run, "red", "blue", "猫", "--k", 3)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 4
 
     (tmp_path / "pairs").write_text("red blue 9\n猫 狗 8\nred 鱼 1\nnone red 1\n", encoding="utf-8")
     (tmp_path / "questions").write_text(": 一\nred blue 猫 狗\nred none 猫 狗\n", encoding="utf-8")
     tests = ("--similarity", tmp_path / "pairs", "--analogies", tmp_path / "questions")
-    done = script("word_vectors.py", "evaluate", run, *tests, "--output", tmp_path / "result.json")
+    done = run_script("word_vectors", "evaluate", run, *tests, "--output", tmp_path / "result.json")
     assert done.returncode == 0 and "3 of 4 pairs; words without a vector: 1 (none)" in done.stdout, done.stderr
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result["similarity"][0]["scored"] == 3 and result["analogies"][0]["sections"][0]["name"] == "一"
 
-    done = script("word_vectors.py", "convert", run, tmp_path / "out.txt", "--form", "glove")
+    done = run_script("word_vectors", "convert", run, tmp_path / "out.txt", "--form", "glove")
     assert done.returncode == 0 and WordVectors.load(tmp_path / "out.txt").words == WordVectors.load(run).words
 
 
 def test_flags_have_the_values_of_the_method_named():
     for method, epochs in (("glove", 25), ("skipgram", 5)):
-        found = script("train_word_vectors.py", "--help", "--method", method).stdout
+        found = run_script("train_word_vectors", "--help", "--method", method).stdout
         assert f"(default: {epochs})" in found
-    done = script("train_word_vectors.py", "--data", "x", "--run", "y", "--method", "word2vec")
+    done = run_script("train_word_vectors", "--data", "x", "--run", "y", "--method", "word2vec")
     assert done.returncode == 2 and "skipgram, cbow, glove" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from programs import run as run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
@@ -39,7 +40,7 @@ def command(*arguments):
 
 
 def train(*arguments, expect=0):
-    done = subprocess.run(command(*TINY, *arguments), capture_output=True, text=True)
+    done = run_script("train_qa", *TINY, *arguments)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
@@ -142,7 +143,7 @@ def test_nan_stops_with_step_and_learning_rate(data, tmp_path):
     ],
     ids=lambda value: "-".join(map(str, value))[-40:] if isinstance(value, list) else None,
 )
-def test_bad_input_is_refused(data, tmp_path, arguments, message):
+def test_bad_input_is_refused(data, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9", "answer": "a"}\n')
     (tmp_path / "broken.jsonl").write_text('{"question": "q", "answer": "a"}\n{"question": \n')
@@ -151,7 +152,8 @@ def test_bad_input_is_refused(data, tmp_path, arguments, message):
     (tmp_path / "taken").mkdir()
     (tmp_path / "half").mkdir()
     before = sorted(path.name for path in tmp_path.iterdir())
-    done = subprocess.run(command(*TINY, *arguments), capture_output=True, text=True, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = run_script("train_qa", *TINY, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -168,7 +170,7 @@ def test_resume_refuses_other_data_and_config(data, tmp_path):
 
 
 def test_unknown_flag_names_the_nearest(tmp_path):
-    done = subprocess.run(command(*TINY, "--data", "x", "--run", "y", "--epoch", "3"), capture_output=True, text=True)
+    done = run_script("train_qa", *TINY, "--data", "x", "--run", "y", "--epoch", "3")
     assert done.returncode == 2 and "--epochs" in done.stdout + done.stderr
 
 

@@ -79,6 +79,9 @@ def ask(
     if not isinstance(answer, dict):
         shown = body[:200].decode("utf-8", "replace")
         raise UserError(f"{url} must be a model that answers questions. Received: {shown!r}.")
+    count = answer.get("count")
+    if isinstance(count, int):  # so many columns are filled, the others are padding
+        answer = {name: value[:count] if isinstance(value, list) else value for name, value in answer.items()}
     return answer
 
 
