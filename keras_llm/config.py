@@ -29,6 +29,7 @@ Kind = Literal[
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer", "transformer_encoder"]
 
 LEARNED_LENGTH = 1024  # positions with a vector of their own in an encoder-decoder whose positions are learned
+WITHOUT_OFFSETS = ("sentencepiece", "sentencepiece_bpe", "unigram")  # tokenizers that do not tell where a token stands
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
 
 
@@ -36,17 +37,19 @@ SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption kn
 class TokenizerConfig:
     """How text becomes ids."""
 
-    tokenizer: Literal["wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert", "unigram"] = (
-        "wordpiece"
-    )
-    """Which tokenizer is trained on the user's text; "bert" and "unigram" come with a checkpoint only. Reading needs byte
-    offsets: any but sentencepiece and unigram."""
+    tokenizer: Literal[
+        "wordpiece", "sentencepiece", "characters", "words", "byte_pair", "bert", "sentencepiece_bpe", "unigram"
+    ] = "wordpiece"
+    """Which tokenizer is trained on the user's text; "bert", "sentencepiece_bpe" and "unigram" come with a checkpoint only.
+    Reading needs byte offsets: any but sentencepiece, sentencepiece_bpe and unigram."""
     vocabulary_size: int = 8000
     """Upper limit; a small text gives fewer pieces."""
     unicode_policy: Literal["identity", "nfc", "nfkc", "lowercase"] = "identity"
     """The one unicode policy. "lowercase" also strips accents; a reader's answers stay as written in the source."""
     prompt_start: bool = True
     """causal_lm: a prompt begins with the start id, as documents do. An imported checkpoint says what it was made for."""
+    pair_ends: int = 1
+    """End ids between the two texts that an encoder reads as one. RoBERTa has two, and no segments to tell them apart."""
 
 
 @dataclasses.dataclass
@@ -95,7 +98,9 @@ class ModelConfig:
     freeze_embeddings: bool = False
     """Keep the embedding as the word vectors have it."""
     segments: bool = False
-    """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs."""
+    """An encoder tells the first text of a pair from the second; on whenever it is trained on pairs that one end parts."""
+    pad_id: int = 0
+    """Id of padding, which encoders do not look at. It is 0 but for checkpoints whose tokenizer has it elsewhere (RoBERTa)."""
     pooling: Literal["mean", "max", "first"] = "mean"
     """How an encoder's vectors become one for the text: of all tokens, or that of the first one through a tanh layer (BERT)."""
     character_dim: int = 0
@@ -383,6 +388,7 @@ def validate(config: Config) -> Config:
         "num_heads": network.num_heads,
         "feedforward_dim": network.feedforward_dim,
         "context_length": network.context_length,
+        "pair_ends": config.text.pair_ends,
         "order": network.order,
         "min_count": network.min_count,
         "max_question_length": lengths.max_question_length,
@@ -445,15 +451,16 @@ def validate(config: Config) -> Config:
             "num_heads must be a multiple of num_kv_heads. "
             f"Received: num_heads={network.num_heads}, num_kv_heads={network.num_kv_heads}."
         )
-    if config.kind == "reading" and config.text.tokenizer in ("sentencepiece", "unigram"):
+    if config.kind == "reading" and config.text.tokenizer in WITHOUT_OFFSETS:
         raise UserError(
             f"A reader needs a tokenizer with byte offsets. Received: tokenizer={config.text.tokenizer}. "
             "Use wordpiece, characters, words or byte_pair."
         )
-    frame = lengths.max_question_length + lengths.window_length + 3
+    frame = lengths.max_question_length + lengths.window_length + 2 + config.text.pair_ends
     if config.model == "transformer_encoder" and frame > network.context_length:
         raise UserError(
-            "Question and window are read as one text of at most context_length tokens, with three tokens around them. Received: "
+            "Question and window are read as one text of at most context_length tokens, with "
+            f"{2 + config.text.pair_ends} tokens around them. Received: "
             f"max_question_length={lengths.max_question_length}, window_length={lengths.window_length}, "
             f"context_length={network.context_length}. Make windows shorter."
         )
@@ -573,10 +580,10 @@ def _validate_tagging(config: Config) -> None:
     for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
         if getattr(config.labels, name) != getattr(others, name):
             raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
-    if config.text.tokenizer in ("sentencepiece", "unigram"):
+    if config.text.tokenizer in WITHOUT_OFFSETS:
         raise UserError(
-            f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. "
-            "Use wordpiece, characters or words."
+            f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. Use wordpiece, characters or "
+            "words."
         )
     if network.context_length < 8:
         raise UserError(f"A tagger reads windows of context_length >= 8. Received: {network.context_length}.")
@@ -611,7 +618,7 @@ def _validate_embedding(config: Config) -> None:
 
 def _validate_masked_lm(config: Config) -> None:
     masking, length = config.masking, config.network.context_length
-    if config.text.tokenizer not in ("wordpiece", "bert"):
+    if config.text.tokenizer not in ("wordpiece", "bert", "byte_pair"):
         raise UserError(
             f"Masked language modelling needs a tokenizer with a mask token. Received: tokenizer={config.text.tokenizer}. "
             "Use wordpiece."

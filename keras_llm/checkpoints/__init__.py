@@ -16,8 +16,10 @@ takes them.
 # model_type of config.json -> the module of its family.
 FAMILIES: dict[str, str] = {
     "bert": "bert",
+    "roberta": "roberta",
     "gpt2": "gpt2",
     "llama": "llama",
+    "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
     "t5": "t5",

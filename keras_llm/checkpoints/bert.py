@@ -38,30 +38,12 @@ def CANONICAL(name: str) -> str:
 def read_config(described: dict, folder: Path) -> Config:
     """The config of the run that a config.json describes, and the tensors beside it; UserError for what is not supported."""
     values = Described(described, folder / "config.json")
-    network = ModelConfig(
-        embedding_dim=values.take("hidden_size", int),
-        num_layers=values.take("num_hidden_layers", int),
-        num_heads=values.take("num_attention_heads", int),
-        feedforward_dim=values.take("intermediate_size", int),
-        activation=values.choose("hidden_act", ACTIVATIONS, "gelu"),
-        norm="layer",
-        norm_first=False,
-        norm_epsilon=values.take("layer_norm_eps", float, 1e-12),
-        positions="learned",
-        context_length=values.take("max_position_embeddings", int),
-        dropout=values.take("hidden_dropout_prob", float, 0.1),
-        segments=True,
-    )
+    network = read_network(values)
+    network.segments = True
     text = TokenizerConfig("bert", values.take("vocab_size", int))
     values.must("type_vocab_size", 2)
     values.must("pad_token_id", 0)
-    values.must("position_embedding_type", "absolute")
-    values.must("tie_word_embeddings", True)
-    for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
-        values.must(name, False)
-    values.ignore(
-        "attention_probs_dropout_prob", "classifier_dropout", "directionality", "output_past", "max_seq_length"
-    )
+    values.ignore("directionality", "output_past", "max_seq_length")
     values.ignore(
         *(f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type"))
     )
@@ -73,6 +55,28 @@ def read_config(described: dict, folder: Path) -> Config:
     return read_pooling(folder, Config(kind="embedding", model="transformer", text=text, network=network))
 
 
+def read_network(values: Described) -> ModelConfig:
+    """The shape of an encoder that is built as BERT is, and nothing else."""
+    values.must("position_embedding_type", "absolute")
+    values.must("tie_word_embeddings", True)
+    for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+        values.must(name, False)
+    values.ignore("attention_probs_dropout_prob", "classifier_dropout")
+    return ModelConfig(
+        embedding_dim=values.take("hidden_size", int),
+        num_layers=values.take("num_hidden_layers", int),
+        num_heads=values.take("num_attention_heads", int),
+        feedforward_dim=values.take("intermediate_size", int),
+        activation=values.choose("hidden_act", ACTIVATIONS, "gelu"),
+        norm="layer",
+        norm_first=False,
+        norm_epsilon=values.take("layer_norm_eps", float, 1e-12),
+        positions="learned",
+        context_length=values.take("max_position_embeddings", int),
+        dropout=values.take("hidden_dropout_prob", float, 0.1),
+    )
+
+
 def read_tokenizer(folder: Path, config: Config):
     """The tokenizer beside the weights."""
     return read_word_pieces(folder, config)
@@ -81,40 +85,16 @@ def read_tokenizer(folder: Path, config: Config):
 def table(config: Config, vocabulary_size: int) -> list[Entry]:
     """Which tensor is which weight."""
     network = config.network
-    width, inner = network.embedding_dim, network.feedforward_dim
+    width = network.embedding_dim
     is_masked = config.kind == "masked_lm"
     next_sentence = is_masked and config.masking.next_sentence
-
-    def norm(ours, theirs):
-        return [same(f"{ours}/scale", f"{theirs}.weight"), same(f"{ours}/shift", f"{theirs}.bias")]
-
-    def product(ours, *theirs, outputs):
-        sizes = [outputs] * len(theirs)
-        return [
-            linear(f"{ours}/kernel", *(f"{name}.weight" for name in theirs), outputs=sizes),
-            same(f"{ours}/bias", *(f"{name}.bias" for name in theirs), sizes=sizes),
-        ]
-
-    embeddings = "bert.embeddings"
-    entries = [
-        same("encoder/embedding/embeddings", WORDS),
-        *norm("encoder/norm", f"{embeddings}.LayerNorm"),
-    ]
-    positions, segments = (f"{embeddings}.{name}_embeddings.weight" for name in ("position", "token_type"))
+    entries = body(network, "bert")
+    positions, segments = (f"bert.embeddings.{name}_embeddings.weight" for name in ("position", "token_type"))
     if network.segments or next_sentence:
         entries.append(same("encoder/positions/vectors", positions))
         entries.append(same("encoder/segments/embeddings", segments))
     else:
-        entries.append(_with_segments("encoder/positions/vectors", positions, segments))
-    for i in range(network.num_layers):
-        ours, theirs = f"encoder/block_{i}", f"bert.encoder.layer.{i}"
-        parts = (f"{theirs}.attention.self.{name}" for name in ("query", "key", "value"))
-        entries += product(f"{ours}/self_attention/query_key_value", *parts, outputs=width)
-        entries += product(f"{ours}/self_attention/output", f"{theirs}.attention.output.dense", outputs=width)
-        entries += norm(f"{ours}/self_norm", f"{theirs}.attention.output.LayerNorm")
-        entries += product(f"{ours}/feedforward/inner", f"{theirs}.intermediate.dense", outputs=inner)
-        entries += product(f"{ours}/feedforward/outer", f"{theirs}.output.dense", outputs=width)
-        entries += norm(f"{ours}/feedforward_norm", f"{theirs}.output.LayerNorm")
+        entries.append(with_segments("encoder/positions/vectors", positions, segments, count=2))
     if is_masked:
         head = "cls.predictions"
         entries += product("transform", f"{head}.transform.dense", outputs=width)
@@ -130,16 +110,83 @@ def table(config: Config, vocabulary_size: int) -> list[Entry]:
     return entries
 
 
+def norm(ours: str, theirs: str) -> list[Entry]:
+    """A LayerNorm."""
+    return [same(f"{ours}/scale", f"{theirs}.weight"), same(f"{ours}/shift", f"{theirs}.bias")]
+
+
+def product(ours: str, *theirs: str, outputs: int) -> list[Entry]:
+    """A matrix and a bias, or several of `outputs` outputs each."""
+    sizes = [outputs] * len(theirs)
+    return [
+        linear(f"{ours}/kernel", *(f"{name}.weight" for name in theirs), outputs=sizes),
+        same(f"{ours}/bias", *(f"{name}.bias" for name in theirs), sizes=sizes),
+    ]
+
+
+def body(network: ModelConfig, prefix: str) -> list[Entry]:
+    """The encoder without positions and segments."""
+    width, inner = network.embedding_dim, network.feedforward_dim
+    entries = [
+        same("encoder/embedding/embeddings", f"{prefix}.embeddings.word_embeddings.weight"),
+        *norm("encoder/norm", f"{prefix}.embeddings.LayerNorm"),
+    ]
+    for i in range(network.num_layers):
+        ours, theirs = f"encoder/block_{i}", f"{prefix}.encoder.layer.{i}"
+        parts = (f"{theirs}.attention.self.{name}" for name in ("query", "key", "value"))
+        entries += product(f"{ours}/self_attention/query_key_value", *parts, outputs=width)
+        entries += product(f"{ours}/self_attention/output", f"{theirs}.attention.output.dense", outputs=width)
+        entries += norm(f"{ours}/self_norm", f"{theirs}.attention.output.LayerNorm")
+        entries += product(f"{ours}/feedforward/inner", f"{theirs}.intermediate.dense", outputs=inner)
+        entries += product(f"{ours}/feedforward/outer", f"{theirs}.output.dense", outputs=width)
+        entries += norm(f"{ours}/feedforward_norm", f"{theirs}.output.LayerNorm")
+    return entries
+
+
+def with_segments(ours: str, positions: str, segments: str, count: int, unused: int = 0) -> Entry:
+    """Positions of a model that has no segments: the families have them always, and add the first one to every token of a
+    single text.
+
+    Args:
+        ours, positions, segments: names.
+        count: of their segments.
+        unused: so many of their first positions no token has.
+    """
+
+    def to_theirs(vectors):
+        width = vectors.shape[1]
+        begin = np.zeros((unused, width), "float32")
+        return [np.concatenate([begin, vectors]), np.zeros((count, width), "float32")]
+
+    return Entry(ours, (positions, segments), lambda vectors, parts: vectors[unused:] + parts[0], to_theirs)
+
+
 def write_config(config: Config, tokenizer) -> dict[str, Any]:
     """The config.json of a run; UserError where BERT has no such model."""
-    network = config.network
     if tokenizer.kind not in ("bert", "wordpiece"):
         raise UserError(
             f"A model of BERT's form has WordPiece. Received: a run with {tokenizer.kind}. It has no Hugging Face form."
         )
+    heads = {"embedding": "BertModel", "masked_lm": "BertForMaskedLM"}
+    name = "BertForPreTraining" if config.kind == "masked_lm" and config.masking.next_sentence else heads[config.kind]
+    return {
+        "architectures": [name],
+        "model_type": "bert",
+        **write_network(config, "BERT"),
+        "max_position_embeddings": config.network.context_length,
+        "type_vocab_size": 2,
+        "vocab_size": tokenizer.vocabulary_size,
+        "pad_token_id": tokenizer.pad_id,
+        "dtype": "float32",
+    }
+
+
+def write_network(config: Config, family: str) -> dict[str, Any]:
+    """What config.json says of a run's network; UserError where it is not built as BERT is."""
+    network = config.network
     refuse_misfit(
         config,
-        "BERT",
+        family,
         positions=("learned",),
         norm=("layer",),
         norm_first=(False,),
@@ -149,25 +196,16 @@ def write_config(config: Config, tokenizer) -> dict[str, Any]:
         qk_norm=(False,),
         **dict.fromkeys(("qkv_bias", "output_bias", "feedforward_bias"), (True,)),
     )
-    heads = {"embedding": "BertModel", "masked_lm": "BertForMaskedLM"}
-    name = "BertForPreTraining" if config.kind == "masked_lm" and config.masking.next_sentence else heads[config.kind]
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
-        "architectures": [name],
-        "model_type": "bert",
         "hidden_size": network.embedding_dim,
         "num_hidden_layers": network.num_layers,
         "num_attention_heads": network.num_heads,
         "intermediate_size": network.feedforward_dim,
         "hidden_act": names[network.activation],
         "layer_norm_eps": network.norm_epsilon,
-        "max_position_embeddings": network.context_length,
-        "type_vocab_size": 2,
         "hidden_dropout_prob": network.dropout,
         "attention_probs_dropout_prob": network.dropout,
-        "vocab_size": tokenizer.vocabulary_size,
-        "pad_token_id": tokenizer.pad_id,
-        "dtype": "float32",
     }
 
 
@@ -176,12 +214,3 @@ def write_tokenizer(directory: Path, tokenizer, config: Config) -> None:
     write_word_pieces(directory, tokenizer, config.network.context_length)
     if config.kind == "embedding":
         write_pooling(directory, config)
-
-
-def _with_segments(ours: str, positions: str, segments: str) -> Entry:
-    """Positions of a model that has no segments: BERT has them always, and adds the first one to every token of a single text."""
-
-    def to_theirs(vectors):
-        return [vectors, np.zeros((2, vectors.shape[1]), "float32")]
-
-    return Entry(ours, (positions, segments), lambda vectors, parts: vectors + parts[0], to_theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ NORMALIZERS = {"identity": None, "nfc": {"type": "NFC"}, "nfkc": {"type": "NFKC"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 
 
-def read_byte_pairs(folder: Path, config: Config, splitting: str | None) -> BytePairTokenizer:
+def read_byte_pairs(
+    folder: Path,
+    config: Config,
+    splitting: str | None,
+    names: Mapping[str, str] | None = None,
+    roles: Callable[[dict[str, int]], dict[str, Any]] | None = None,
+) -> BytePairTokenizer:
     """The tokenizer of a checkpoint: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
     Args:
         folder: in Hugging Face's form.
         config: `text.vocabulary_size` is the number of rows of the embedding.
         splitting: how the family's makers split text, where there is no tokenizer.json; None: nobody knows.
+        names: special tokens; default: those that a language model's files name.
+        roles: special tokens with their ids -> those of `BytePairs`; default: a language model's.
 
     Raises:
         UserError: a file is missing or broken, it is no byte-level byte-pair tokenizer, or it does not fit the embedding.
@@ -35,24 +44,15 @@ def read_byte_pairs(folder: Path, config: Config, splitting: str | None) -> Byte
     elif (folder / "vocab.json").exists() and splitting:
         found = _of_vocabulary_and_merges(folder, splitting)
     else:
-        sentencepiece = (
-            " A SentencePiece tokenizer.model is not supported here." * (folder / "tokenizer.model").exists()
-        )
         raise UserError(
-            f"{folder} must have its tokenizer.json{' or vocab.json and merges.txt' if splitting else ''}. Received: none."
-            f"{sentencepiece} Fetch the checkpoint again, with all its small files."
+            f"{folder} must have its tokenizer.json{' or vocab.json and merges.txt' if splitting else ''}. Received: none. "
+            "Fetch the checkpoint again, with all its small files."
         )
     vocabulary, merges, added, how, prefix_space = found
     special = {token: id_ for token, (id_, is_special) in added.items() if is_special}
     marks = {token: id_ for token, (id_, is_special) in added.items() if not is_special}
-    for token in marks:
-        # In such marks nobody writes; other added tokens Hugging Face finds inside of words, too.
-        if not (token.startswith("<") and token.endswith(">")):
-            raise UserError(
-                f"{folder}: added tokens are marks like <think>. Received: {token!r}, which may be a part of a text. "
-                "Choose another checkpoint."
-            )
-    names = _names(folder)
+    refuse_words(folder, marks)
+    names = names_of(folder) if names is None else names
     special |= {name: vocabulary[name] for name in (*names.values(), SEPARATOR) if name in vocabulary}
     vocabulary = {token: id_ for token, id_ in vocabulary.items() if token not in special and token not in marks}
     size = config.text.vocabulary_size
@@ -62,12 +62,11 @@ def read_byte_pairs(folder: Path, config: Config, splitting: str | None) -> Byte
             f"{folder}: vocabulary and embedding must belong together. Received: token ids up to {highest}, an embedding "
             f"of {size} rows. Take config.json, weights and tokenizer from one checkpoint."
         )
-    roles = _roles(folder, special, names)
     pairs = BytePairs(
         vocabulary,
         merges,
         special,
-        **roles,
+        **(roles_of(folder, special, names) if roles is None else roles(special)),
         added=marks,
         splitting=next(name for name, known in SPLITTINGS.items() if known.source == how.source),
         whole_words=how.whole_words,
@@ -77,12 +76,22 @@ def read_byte_pairs(folder: Path, config: Config, splitting: str | None) -> Byte
     return BytePairTokenizer(pairs, how.normal_form)
 
 
+def refuse_words(folder: Path, marks: Iterable[str]) -> None:
+    """Refuses added tokens that are no marks: Hugging Face finds them inside of words, too."""
+    for token in marks:
+        if not (token.startswith("<") and token.endswith(">")):  # nobody writes in such marks
+            raise UserError(
+                f"{folder}: added tokens are marks like <think>. Received: {token!r}, which may be a part of a text. "
+                "Choose another checkpoint."
+            )
+
+
 def prompt_starts(folder: Path) -> bool:
     """Whether the checkpoint's own tokenizer puts the start id in front of a text."""
-    said = _optional(folder / "tokenizer_config.json").get("add_bos_token")
+    said = optional(folder / "tokenizer_config.json").get("add_bos_token")
     if isinstance(said, bool):
         return said
-    steps = _optional(folder / "tokenizer.json").get("post_processor") or {}
+    steps = optional(folder / "tokenizer.json").get("post_processor") or {}
     for step in steps.get("processors", [steps]):
         single = step.get("single") or []
         if step.get("type") == "TemplateProcessing" and single:
@@ -102,25 +111,60 @@ def write_byte_pairs(directory: Path, tokenizer, config: Config) -> None:
         UserError: the tokenizer is of another kind, or has a unicode policy that Hugging Face's library lacks.
     """
     check_byte_pairs(tokenizer)
-    pairs, names = tokenizer.pairs, {}
-    for token, id_ in pairs.special.items():
+    start = special_names(tokenizer)[tokenizer.start_id]
+    processor: dict[str, Any] = {**BYTE_LEVEL, "add_prefix_space": False}
+    if config.text.prompt_start:
+        processor = framing({start: tokenizer.start_id}, [start, "A"], [start, "A", "B"])
+    tokens = {"bos_token": tokenizer.start_id, "eos_token": tokenizer.end_id, "pad_token": tokenizer.pad_id}
+    write_pieces(directory, tokenizer, processor, tokens, config.network.context_length)
+    files.write_json(directory / "generation_config.json", ids_of(tokenizer))
+
+
+def framing(ids: Mapping[str, int], single: list[str], pair: list[str]) -> dict[str, Any]:
+    """The post-processor that puts special tokens around texts.
+
+    Args:
+        ids: the special tokens, and their ids.
+        single, pair: what stands where: special tokens, and A and B for the texts.
+    """
+
+    def part(name):
+        return {"SpecialToken" if name in ids else "Sequence": {"id": name, "type_id": 0}}
+
+    return {
+        "type": "TemplateProcessing",
+        "single": list(map(part, single)),
+        "pair": list(map(part, pair)),
+        "special_tokens": {name: {"id": name, "ids": [id_], "tokens": [name]} for name, id_ in ids.items()},
+    }
+
+
+def special_names(tokenizer: BytePairTokenizer) -> dict[int, str]:
+    """What special ids are called."""
+    names: dict[int, str] = {}
+    for token, id_ in tokenizer.pairs.special.items():
         names.setdefault(id_, token)
+    return names
+
+
+def write_pieces(
+    directory: Path, tokenizer: BytePairTokenizer, processor: dict, tokens: Mapping[str, int], length: int
+) -> None:
+    """Writes tokenizer.json and tokenizer_config.json.
+
+    Args:
+        directory: where they go.
+        tokenizer: whose.
+        processor: the post-processor, which frames texts.
+        tokens: Hugging Face's names of special tokens, such as pad_token, and their ids.
+        length: the most tokens a model reads.
+    """
+    pairs, names = tokenizer.pairs, special_names(tokenizer)
     how = SPLITTINGS[pairs.splitting]
     split = {"type": "Split", "pattern": {"Regex": how.source}, "behavior": "Isolated", "invert": False}
     steps = [split, BYTE_LEVEL]
     if pairs.prefix_space:  # which goes with GPT-2's own splitting only
         steps = [{**BYTE_LEVEL, "add_prefix_space": True, "use_regex": True}]
-    start = names[tokenizer.start_id]
-    processor: dict[str, Any] = {**BYTE_LEVEL, "add_prefix_space": False}
-    if config.text.prompt_start:
-        begin = {"SpecialToken": {"id": start, "type_id": 0}}
-        one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-        processor = {
-            "type": "TemplateProcessing",
-            "single": [begin, one],
-            "pair": [begin, one, two],
-            "special_tokens": {start: {"id": start, "ids": [tokenizer.start_id], "tokens": [start]}},
-        }
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [(id_, token, True) for token, id_ in pairs.special.items()]
     added += [(id_, token, False) for token, id_ in pairs.added.items()]
@@ -129,7 +173,9 @@ def write_byte_pairs(directory: Path, tokenizer, config: Config) -> None:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": id_, "content": token, **plain, "special": is_special} for id_, token, is_special in sorted(added)
+            # A mask takes the space before it.
+            {"id": id_, "content": token, **plain, "lstrip": id_ == tokenizer.mask_id, "special": is_special}
+            for id_, token, is_special in sorted(added)
         ],
         "normalizer": NORMALIZERS[tokenizer.unicode_policy],
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
@@ -150,15 +196,13 @@ def write_byte_pairs(directory: Path, tokenizer, config: Config) -> None:
     }
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": start,
-        "eos_token": names[tokenizer.end_id],
-        "pad_token": names[tokenizer.pad_id],
-        "model_max_length": config.network.context_length,
+        **{name: names[id_] for name, id_ in tokens.items()},
+        "add_prefix_space": pairs.prefix_space,
+        "model_max_length": length,
         "clean_up_tokenization_spaces": False,
     }
     files.write_json(directory / "tokenizer.json", described)
     files.write_json(directory / "tokenizer_config.json", settings)
-    files.write_json(directory / "generation_config.json", ids_of(tokenizer))
 
 
 def check_byte_pairs(tokenizer) -> None:
@@ -185,7 +229,7 @@ def _of_tokenizer_json(folder: Path):
     if model.get("byte_fallback"):
         raise UserError(
             f"{path} must be byte-level, as GPT-2's, Llama 3's and Qwen's are. Received: a SentencePiece vocabulary with bytes "
-            "as a fallback (Llama 1 and 2, Mistral). Choose another checkpoint, or export it with export.py --keras-hub."
+            "as a fallback, which Llama and Mistral have. Choose another checkpoint, or export it with export.py --keras-hub."
         )
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
@@ -195,6 +239,9 @@ def _of_tokenizer_json(folder: Path):
     is_single = "pretokenizers" not in steps or len(steps["pretokenizers"]) == 1
     steps = steps.get("pretokenizers", [steps])
     prefix_space = any(step.get("add_prefix_space") for step in steps if step["type"] == "ByteLevel")
+    said = optional(folder / "tokenizer_config.json").get("add_prefix_space")
+    if is_single and isinstance(said, bool):  # which `transformers` believes rather
+        prefix_space = said
     if prefix_space and not is_single:
         raise UserError(f"{path}: add_prefix_space behind a Split is not supported. Choose another checkpoint.")
     added = {
@@ -214,18 +261,18 @@ def _of_vocabulary_and_merges(folder: Path, splitting: str):
     for number, merge in enumerate(merges, 1):
         if merge.count(" ") != 1:
             raise UserError(f"{path}: a merge is two tokens. Received: {merge!r}, merge {number}. Fetch it again.")
-    settings = _optional(folder / "tokenizer_config.json")
-    added = {token: (id_, True) for token, id_ in _optional(folder / "added_tokens.json").items()}
+    settings = optional(folder / "tokenizer_config.json")
+    added = {token: (id_, True) for token, id_ in optional(folder / "added_tokens.json").items()}
     for id_, token in (settings.get("added_tokens_decoder") or {}).items():
         added[token["content"]] = (int(id_), bool(token.get("special")))
     return vocabulary, merges, added, SPLITTINGS[splitting], bool(settings.get("add_prefix_space"))
 
 
-def _names(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token and pad_token, where the tokenizer's own files say them."""
-    said = {**_optional(folder / "special_tokens_map.json"), **_optional(folder / "tokenizer_config.json")}
+def names_of(folder: Path, roles: Iterable[str] = ("bos_token", "eos_token", "pad_token")) -> dict[str, str]:
+    """What special tokens are called, as far as the tokenizer's own files say it: role -> token."""
+    said = {**optional(folder / "special_tokens_map.json"), **optional(folder / "tokenizer_config.json")}
     found = {}
-    for role in ("bos_token", "eos_token", "pad_token"):
+    for role in roles:
         value = said.get(role)
         value = value.get("content") if isinstance(value, dict) else value
         if isinstance(value, str):
@@ -233,10 +280,10 @@ def _names(folder: Path) -> dict[str, str]:
     return found
 
 
-def _roles(folder: Path, special: dict[str, int], names: dict[str, str]) -> dict[str, Any]:
+def roles_of(folder: Path, special: dict[str, int], names: dict[str, str]) -> dict[str, Any]:
     """Start, ends and padding: what the tokenizer says, else config.json; for the ends generation_config.json first."""
     path = folder / "config.json"
-    said, generation = read_json(path), _optional(folder / "generation_config.json")
+    said, generation = read_json(path), optional(folder / "generation_config.json")
 
     def checked(name, id_):
         if id_ not in special.values():
@@ -258,5 +305,6 @@ def _roles(folder: Path, special: dict[str, int], names: dict[str, str]) -> dict
     return {"start": start, "end": ends[0], "ends": tuple(ends[1:]), "pad": pad}
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def optional(path: Path) -> dict[str, Any]:
+    """A JSON file that a folder may lack: its content, or nothing."""
     return read_json(path) if path.exists() else {}

@@ -61,6 +61,8 @@ def family_of(config: Config):
             f"model={config.model}."
         )
     name = kinds[config.kind]
+    if name == "bert" and config.text.tokenizer == "byte_pair":
+        name = "roberta"
     return importlib.import_module(f"keras_llm.checkpoints.{name}")
 
 

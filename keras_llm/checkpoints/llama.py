@@ -1,6 +1,7 @@
 """Checkpoints of Llama's shape: rotary positions, grouped-query attention, RMSNorm, SwiGLU. Llama (Touvron et al. 2023,
-https://arxiv.org/abs/2302.13971), Qwen2 (https://arxiv.org/abs/2407.10671: biases of queries, keys and values) and Qwen3
-(https://arxiv.org/abs/2505.09388: normalised queries and keys).
+https://arxiv.org/abs/2302.13971), Mistral without its window (https://arxiv.org/abs/2310.06825), Qwen2
+(https://arxiv.org/abs/2407.10671: biases of queries, keys and values) and Qwen3 (https://arxiv.org/abs/2505.09388: normalised
+queries and keys).
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ from typing import Any
 from keras_llm.checkpoints.byte_pairs import prompt_starts, read_byte_pairs, write_byte_pairs
 from keras_llm.checkpoints.decoders import causal_lm, ids_of, refuse_misfit
 from keras_llm.checkpoints.described import REQUIRED, Described
+from keras_llm.checkpoints.sentence_pieces import (
+    has_sentence_pieces,
+    read_sentence_pieces,
+    starts_prompts,
+    write_sentence_pieces,
+)
 from keras_llm.checkpoints.table import Entry, linear, same
 from keras_llm.config import Config, ModelConfig
 from keras_llm.errors import UserError
@@ -71,14 +78,29 @@ def read_config(described: dict, folder: Path) -> Config:
     values.must("pretraining_tp", 1)
     for name in ("use_sliding_window", "is_encoder_decoder", "add_cross_attention"):
         values.must(name, False)
+    # Where Mistral's says nothing, `transformers` means a window of 4096.
+    window = described.get("sliding_window", 4096) if family == "mistral" else None
+    if window is not None and window < network.context_length:
+        raise UserError(
+            f"{values.path}: sliding_window must be null, or at least max_position_embeddings: layers that do not see all of a "
+            f"text are not supported. Received: sliding_window = {window}, max_position_embeddings = "
+            f"{network.context_length}. Set max_position_embeddings to {window}, the length up to which nothing changes, "
+            "or choose a checkpoint without a window (Mistral 7B v0.2 and later)."
+        )
     values.must("layer_types", ["full_attention"] * network.num_layers)
-    values.ignore("sliding_window", "max_window_layers")  # of no use without use_sliding_window
+    values.ignore(
+        "sliding_window", "max_window_layers"
+    )  # of no use without use_sliding_window, or where longer than the context
     values.finish()
+    if has_sentence_pieces(folder):
+        return causal_lm(network, size, starts_prompts(folder), "sentencepiece_bpe")
     return causal_lm(network, size, prompt_starts(folder))
 
 
 def read_tokenizer(folder: Path, config: Config):
     """The tokenizer beside the weights."""
+    if config.text.tokenizer == "sentencepiece_bpe":
+        return read_sentence_pieces(folder, config)
     family = SHAPES[_shape(config.network)]
     return read_byte_pairs(folder, config, splitting=SPLITTINGS[family])
 
@@ -164,7 +186,10 @@ def write_config(config: Config, tokenizer) -> dict[str, Any]:
 
 def write_tokenizer(directory: Path, tokenizer, config: Config) -> None:
     """The tokenizer's files."""
-    write_byte_pairs(directory, tokenizer, config)
+    if tokenizer.kind == "sentencepiece_bpe":
+        write_sentence_pieces(directory, tokenizer, config)
+    else:
+        write_byte_pairs(directory, tokenizer, config)
 
 
 def _shape(network: ModelConfig) -> tuple[bool, ...]:

@@ -5,7 +5,7 @@ import math
 import operator
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Batches(Steps):
     """Random access to the batches of an endless training, epoch after epoch.
 
     In every epoch each example occurs exactly once (except for a remainder that is dropped), in an order that follows
-    from `(seed, epoch)` alone. 1-D features are padded with 0 to the batch's longest row, rounded up to `multiple`.
+    from `(seed, epoch)` alone. 1-D features are padded to the batch's longest row, rounded up to `multiple`.
 
     Args:
         prepared: the examples.
@@ -74,6 +74,7 @@ class Batches(Steps):
         shard: `(index, count)`: this worker's part of each batch, `batch[index::count]`, as wide as the others' parts.
         shuffle: False keeps the order of the rows, for evaluation.
         drop_remainder: False ends every epoch with a shorter batch if the examples do not divide evenly.
+        padding: feature -> what fills up its rows; 0 where it is not named.
 
     Raises:
         UserError: there are fewer examples than one batch has, or the workers cannot share a batch evenly.
@@ -99,6 +100,7 @@ class Batches(Steps):
         shard: tuple[int, int] = (0, 1),
         shuffle: bool = True,
         drop_remainder: bool = True,
+        padding: Mapping[str, int] | None = None,
     ):
         worker, workers = shard
         if min(batch_size, multiple) < 1 or seed < 0:
@@ -119,6 +121,7 @@ class Batches(Steps):
         self.shard = shard
         self.shuffle = shuffle
         self.steps_per_epoch = (math.floor if drop_remainder else math.ceil)(len(prepared) / batch_size)
+        self.padding = padding or {}
         self._lengths = prepared.lengths(length_feature) if length_feature else None
         self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
 
@@ -131,7 +134,8 @@ class Batches(Steps):
             if name in self.prepared.splits:
                 starts, lengths = self._extents(name, rows)
                 width = self._padded(lengths)
-                batch[name] = _pad(values, starts[worker::workers], lengths[worker::workers], width)
+                fill = self.padding.get(name, 0)
+                batch[name] = _pad(values, starts[worker::workers], lengths[worker::workers], width, fill)
             else:
                 batch[name] = values[rows[worker::workers]]
         return batch
@@ -193,9 +197,9 @@ def in_pools(order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np
     return np.concatenate([random.permutation(whole.reshape(-1, batch_size)).ravel(), remainder])
 
 
-def _pad(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """The rows `values[start : start + length]`, padded with 0 -> `[B, width]`, all rows at once."""
-    padded = np.zeros((len(starts), width), values.dtype)
+def _pad(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, fill: int) -> np.ndarray:
+    """The rows `values[start : start + length]`, filled up -> `[B, width]`, all rows at once."""
+    padded = np.full((len(starts), width), fill, values.dtype)
     before = np.cumsum(lengths) - lengths
     taken = np.repeat(starts - before, lengths) + np.arange(lengths.sum())
     padded[np.arange(width) < lengths[:, None]] = values[taken]

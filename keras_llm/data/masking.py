@@ -17,12 +17,14 @@ class SpecialIds:
     Attributes:
         start, end, mask: what frames a row and hides a token.
         others: all others.
+        pad: what fills up rows; one of the others.
     """
 
     start: int = 2
     end: int = 3
     mask: int = 4
     others: frozenset[int] = frozenset({0, 1})
+    pad: int = 0
 
     def ordinary(self, vocabulary_size: int) -> np.ndarray:
         """All other ids of the vocabulary, ascending.

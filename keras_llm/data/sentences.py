@@ -57,7 +57,7 @@ class MaskedSentences(Steps):
         masking: shares, and whether there are pairs.
         seed: of everything.
         multiple: T of a batch is rounded up to one of it, at most `length`.
-        special: the ids of [CLS], [SEP], [MASK] and others that are no text.
+        special: the ids of [CLS], [SEP], [MASK], padding and others that are no text.
 
     A batch: `token_ids`, `segment_ids` int32 [B, T] (1 in B and its [SEP]), `mask_positions`, `labels` int32 [B, P],
     `label_weights` float32 [B, P]; with pairs `next_labels` int32 [B] (1: B follows A), `next_weights` float32 [B].
@@ -157,7 +157,7 @@ class MaskedSentences(Steps):
         counts = [sum(end - begin + 1 for begin, end in rows.parts[row]) + 1 for row in chosen]
         width = min(-(-max(counts) // self.multiple) * self.multiple, self.length)
         shape = (len(chosen), width)
-        ids, segments = np.zeros(shape, "int32"), np.zeros(shape, "int32")
+        ids, segments = np.full(shape, self.special.pad, "int32"), np.zeros(shape, "int32")
         starts, ordinary = np.zeros(shape, bool), np.zeros(shape, bool)
         ids[:, 0] = self.special.start
         for place, row in enumerate(chosen):

@@ -1,6 +1,7 @@
 """Batches of about as many tokens each, however long the examples are."""
 
 import operator
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,7 +12,12 @@ from keras_llm.errors import UserError
 
 
 def bucketed(
-    prepared: Prepared, training: TrainingConfig, length_feature: str, features: tuple[str, ...], multiple: int
+    prepared: Prepared,
+    training: TrainingConfig,
+    length_feature: str,
+    features: tuple[str, ...],
+    multiple: int,
+    padding: Mapping[str, int] | None = None,
 ) -> Steps:
     """Batches of padded rows as a config asks for: of `batch_tokens` tokens, or of `batch_size` examples.
 
@@ -21,10 +27,11 @@ def bucketed(
         length_feature: by whose length batches of `batch_size` examples are bucketed.
         features: whose tokens count for `batch_tokens`.
         multiple: padded lengths are multiples of it.
+        padding: feature -> what fills up its rows; 0 where it is not named.
     """
     if training.batch_tokens:
-        return TokenBatches(prepared, training.batch_tokens, training.seed, features, multiple)
-    return Batches(prepared, training.batch_size, training.seed, length_feature, multiple)
+        return TokenBatches(prepared, training.batch_tokens, training.seed, features, multiple, padding)
+    return Batches(prepared, training.batch_size, training.seed, length_feature, multiple, padding=padding)
 
 
 class TokenBatches(Batches):
@@ -39,6 +46,7 @@ class TokenBatches(Batches):
         seed: of the order.
         features: the 1-D features that count; the last one's lengths decide first.
         multiple: padded lengths are multiples of it.
+        padding: feature -> what fills up its rows; 0 where it is not named.
 
     Raises:
         UserError: `batch_tokens` is not positive.
@@ -53,11 +61,17 @@ class TokenBatches(Batches):
     """
 
     def __init__(
-        self, prepared: Prepared, batch_tokens: int, seed: int = 0, features: tuple[str, ...] = (), multiple: int = 8
+        self,
+        prepared: Prepared,
+        batch_tokens: int,
+        seed: int = 0,
+        features: tuple[str, ...] = (),
+        multiple: int = 8,
+        padding: Mapping[str, int] | None = None,
     ):
         if batch_tokens < 1:
             raise UserError(f"batch_tokens must be at least 1. Received: {batch_tokens}. Give a positive number.")
-        super().__init__(prepared, 1, seed, multiple=multiple)
+        super().__init__(prepared, 1, seed, multiple=multiple, padding=padding)
         self.batch_tokens = batch_tokens
         widths = [np.maximum(-(-prepared.lengths(name) // multiple), 1) * multiple for name in features]
         self._widths = np.stack(widths, axis=1)  # [N, features]

@@ -10,7 +10,7 @@ from keras_llm.data.bundled import bundled
 from keras_llm.data.documents import existing, read_text
 from keras_llm.data.readers import read_squad
 from keras_llm.export import deployment, gates
-from keras_llm.export.lite import KINDS, check_formats, export_lite
+from keras_llm.export.lite import check_formats, export_lite, has_lite
 from keras_llm.export.saved_model import export_task
 from keras_llm.run import load
 
@@ -30,16 +30,16 @@ def export_run(
         run_dir: a run directory.
         directory: where versions of the exported model live; what deploys all models beside it is written to its parent.
         data: files with requests for the proof; default: the bundled questions.
-        lite: formats of the files in `directory/lite/`, of `lite.FORMATS`; empty: no such files. None: float32 where the run's
-            kind has such files.
+        lite: formats of the files in `directory/lite/`, of `lite.FORMATS`; empty: no such files. None: float32 where such a
+            run has such files.
         server: version of the stock tensorflow_model_server it is for, a key of `gates.SERVERS["servers"]`.
 
     Raises:
         UserError: the run is not whole, a gate is shut, or an answer differs.
     """
     task = load(run_dir)
-    lite = (("float32",) if task.kind in KINDS else ()) if lite is None else lite
-    check_formats(lite, task.kind)
+    lite = (("float32",) if has_lite(task) else ()) if lite is None else lite
+    check_formats(lite, task)
     records = task.read(data)[0] if data else task.bundled()
     records = task.requests(_spread(records, COMPARED))
     target = export_task(task, directory, records, server)

@@ -8,15 +8,15 @@ from keras import ops
 
 from keras_llm.config import ModelConfig
 from keras_llm.layers.attention import penalty
-from keras_llm.models.encoders import ENCODERS, PAD
+from keras_llm.models.encoders import ENCODERS
 
 
 class Classifier(keras.Model):
     """Scores labels for a text or a pair of texts.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
-        config: the encoder's shape; also uses pooling and dropout.
+        vocabulary_size: V.
+        config: the encoder's shape; also uses pooling, dropout and pad_id.
         encoder: "lstm" or "transformer".
         labels: K.
         pair: texts come in pairs, told apart by segments.
@@ -59,7 +59,7 @@ class Classifier(keras.Model):
         if self.pool is not None:
             x = self.pool(x[:, 0])
         else:
-            x = pooled(x, ops.not_equal(inputs["token_ids"], PAD), self.config.pooling)
+            x = pooled(x, ops.not_equal(inputs["token_ids"], self.config.pad_id), self.config.pooling)
         return ops.cast(self.head(self.drop(x, training=training)), "float32")
 
     @property

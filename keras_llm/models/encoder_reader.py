@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_llm.config import ModelConfig
-from keras_llm.models.encoders import PAD, TransformerEncoder
+from keras_llm.models.encoders import TransformerEncoder
 
 
 class EncoderReader(keras.Model):
@@ -15,8 +15,8 @@ class EncoderReader(keras.Model):
     as the last of the answer, and the start in front of the question as "no answer".
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
-        config: the encoder's shape; `segments`: question and context are told apart by segments.
+        vocabulary_size: V.
+        config: the encoder's shape; `pad_id`; `segments`: question and context are told apart by segments.
         dtype: a dtype policy, passed to every layer.
 
     Call: {"question_ids": int [B, Q], each in its frame of start and end, "context_ids": int [B, T]} -> logits float32
@@ -48,10 +48,10 @@ class EncoderReader(keras.Model):
 
     def call(self, inputs, training=None):
         question, context = inputs["question_ids"], inputs["context_ids"]
-        x = self.encoder(joined(question, context), training=training)
+        x = self.encoder(joined(question, context, self.config.pad_id), training=training)
         scores = ops.cast(self.head(self.drop(x, training=training)), "float32")  # [B, Q + T + 1, 2]
         scores = ops.concatenate([scores[:, :1], scores[:, ops.shape(question)[1] : -1]], axis=1)
-        real = ops.pad(ops.not_equal(context, PAD), [[0, 0], [1, 0]], constant_values=True)
+        real = ops.pad(ops.not_equal(context, self.config.pad_id), [[0, 0], [1, 0]], constant_values=True)
         return ops.where(ops.expand_dims(real, 1), ops.transpose(scores, (0, 2, 1)), -1e9)
 
     @property
@@ -62,23 +62,24 @@ class EncoderReader(keras.Model):
     def attention(self, inputs):
         """Where the first example's context tokens looked in the question: weights [T, Q] and the names of the axes."""
         question, context = inputs["question_ids"], inputs["context_ids"]
-        weights = self.encoder.attention(joined(question, context))["weights"]
+        weights = self.encoder.attention(joined(question, context, self.config.pad_id))["weights"]
         length = question.shape[1]
         return {"weights": weights[length:-1, :length], "axes": ("context_ids", "question_ids")}
 
 
-def joined(question, context):
+def joined(question, context, pad_id=0):
     """Question and context as one text; the padding between them is none of it.
 
     Args:
         question: int [B, Q], each in its frame.
         context: int [B, T].
+        pad_id: the id of padding.
 
     Returns:
         `token_ids` int [B, Q + T + 1], the last of them what closes the question again, and `segment_ids`, 1 from the context
         on.
     """
-    length = ops.sum(ops.cast(ops.not_equal(question, PAD), "int32"), axis=1, keepdims=True)
+    length = ops.sum(ops.cast(ops.not_equal(question, pad_id), "int32"), axis=1, keepdims=True)
     end = ops.take_along_axis(question, length - 1, axis=1)
     second = ops.concatenate([context, end], axis=1)
     segments = ops.concatenate([ops.zeros_like(question), ops.ones_like(second)], axis=1)

@@ -12,16 +12,14 @@ from keras_llm.layers.recurrent import LSTMStack
 from keras_llm.layers.transformer import normalisation
 from keras_llm.models.blocks import transformer_block
 
-PAD = 0
-
 
 class TransformerEncoder(keras.layers.Layer):
     """Embeddings of tokens, positions and perhaps segments, and Transformer blocks that see a text from both sides.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
+        vocabulary_size: V.
         config: uses embedding_dim, num_layers, num_heads, num_kv_heads, feedforward_dim, dropout, positions, norm, norm_first,
-            activation and context_length.
+            activation, context_length and pad_id, the id of padding.
         segments: add a vector for the first and one for the second text of a pair.
 
     Call: {"token_ids": int [B, T], and with `segments` "segment_ids": int [B, T], 0 or 1} -> [B, T, W], W = D.
@@ -84,7 +82,7 @@ class TransformerEncoder(keras.layers.Layer):
 
     def _embed(self, inputs, training):
         ids = inputs["token_ids"]
-        mask = ops.not_equal(ids, PAD)
+        mask = ops.not_equal(ids, self.config.pad_id)
         x = self.embedding(ids)
         if self.segments is not None:
             x = x + self.segments(inputs["segment_ids"])
@@ -99,8 +97,8 @@ class LSTMEncoder(keras.layers.Layer):
     """Embeddings and a stack of bidirectional LSTM layers.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
-        config: uses embedding_dim, hidden_dim (U), num_layers, dropout and recurrent_dropout.
+        vocabulary_size: V.
+        config: uses embedding_dim, hidden_dim (U), num_layers, dropout, recurrent_dropout and pad_id.
         segments: add a vector for the first and one for the second text of a pair.
         features: F, width of further vectors that stand beside the embeddings; 0: none.
 
@@ -152,7 +150,8 @@ class LSTMEncoder(keras.layers.Layer):
             x = x + self.segments(inputs["segment_ids"])
         if self.features:
             x = ops.concatenate([x, inputs["features"]], axis=-1)
-        x = self.stack(self.drop(x, training=training), mask=ops.not_equal(ids, PAD), training=training)
+        mask = ops.not_equal(ids, self.config.pad_id)
+        x = self.stack(self.drop(x, training=training), mask=mask, training=training)
         return self.drop(x, training=training)
 
 

@@ -9,15 +9,15 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.attention import penalty
 from keras_llm.models.classifier import pooled
-from keras_llm.models.encoders import ENCODERS, PAD
+from keras_llm.models.encoders import ENCODERS
 
 
 class SentenceEncoder(keras.Model):
     """Makes vectors of texts; called with pairs, it compares each text with all candidates of the batch.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
-        config: the encoder's shape; also uses pooling and segments. "first" is the first token's vector as it is.
+        vocabulary_size: V.
+        config: the encoder's shape; also uses pooling, segments and pad_id. "first" is the first token's vector as it is.
         encoder: "lstm" or "transformer".
         normalise: `embed` gives vectors of length 1.
         temperature: cosines are divided by it.
@@ -81,7 +81,7 @@ class SentenceEncoder(keras.Model):
     def _pooled(self, ids, training):
         x = self.encoder(_single(ids), training=training)
         how = self.config.pooling
-        vectors = x[:, 0] if how == "first" else pooled(x, ops.not_equal(ids, PAD), how)
+        vectors = x[:, 0] if how == "first" else pooled(x, ops.not_equal(ids, self.config.pad_id), how)
         return ops.cast(vectors, "float32")
 
 

@@ -9,14 +9,14 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.characters import CharacterFeatures
 from keras_llm.layers.crf import LinearChainCRF
-from keras_llm.models.encoders import ENCODERS, PAD
+from keras_llm.models.encoders import ENCODERS
 
 
 class Tagger(keras.Model):
     """Scores tags for the units of a text.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
+        vocabulary_size: V.
         config: the encoder's shape; also uses dropout and character_dim (lstm): the width of a vector made from each token's
             bytes, which stands beside its embedding; and token_dropout: while training, this share of the tokens is unknown.
         encoder: "lstm" or "transformer".
@@ -77,7 +77,7 @@ class Tagger(keras.Model):
         if training and self.config.token_dropout:
             ids = given["token_ids"]
             kept = self.drop_tokens(ops.ones(ops.shape(ids), self.compute_dtype), training=True) > 0
-            given["token_ids"] = ops.where(kept | (ids == PAD), ids, self.unknown_id)
+            given["token_ids"] = ops.where(kept | (ids == self.config.pad_id), ids, self.unknown_id)
         if self.characters is not None:
             given["features"] = self.characters(inputs["character_ids"], training=training)
         x = self.encoder(given, training=training)

@@ -17,9 +17,9 @@ class TransformerMaskedLanguageModel(keras.Model):
     the first.
 
     Args:
-        vocabulary_size: V. Id 0 is padding.
+        vocabulary_size: V.
         config: uses embedding_dim, num_layers, num_heads, num_kv_heads, feedforward_dim, dropout, positions, norm, norm_first,
-            activation and context_length.
+            activation, context_length and pad_id, the id of padding.
         next_sentence: with segments and the second head.
         dtype: a dtype policy, passed to every layer.
 

@@ -279,6 +279,11 @@ class Task(Answering):
 
         return MODELS[self.config.kind, self.config.model](vocabulary_size, self.config.network, dtype=dtype)
 
+    @property
+    def padding(self) -> dict[str, int]:
+        """What fills up the rows of prepared features, where that is not 0."""
+        return dict.fromkeys(self.token_features, self.config.network.pad_id)
+
     # What a subclass gives
 
     @staticmethod

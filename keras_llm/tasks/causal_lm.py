@@ -55,6 +55,9 @@ class CausalLM(Continuing, DocumentTask):
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         return ids.to_tensor(default_value=tokenizer.pad_id, shape=[None, None]), lengths
 
+    def text_of(self, ids):
+        return self.tokenizer.continuation(ids)  # prompt and answer are one text
+
     def batches(self, prepared, multiple):
         from keras_llm.data.streams import Lanes, Windows
 

@@ -46,7 +46,8 @@ class Classification(Task):
         config, labels = self.config, self.config.labels
         if not labels.labels:
             raise UserError("A classifier needs its labels. Received: none. Train it on labelled data.")
-        return Classifier(vocabulary_size, config.network, config.model, len(labels.labels), labels.pair, dtype=dtype)
+        pair = labels.pair and config.text.pair_ends == 1  # several ends tell the texts apart without segments
+        return Classifier(vocabulary_size, config.network, config.model, len(labels.labels), pair, dtype=dtype)
 
     @staticmethod
     def read_files(paths, config):
@@ -96,7 +97,8 @@ class Classification(Task):
         tokenizer, limit = self.tokenizer, self.config.network.context_length
         frame = tokenizer.start_id, tokenizer.end_id
         if pair is not None:
-            return pack_pair(tokenizer.encode(text), tokenizer.encode(pair), *frame, limit, tokenizer.pad_id)
+            ids = tokenizer.encode(text), tokenizer.encode(pair)
+            return pack_pair(*ids, *frame, limit, tokenizer.pad_id, self.config.text.pair_ends)
         ids, _ = pack(tokenizer.encode(text), frame[:1], frame[1:], limit, tokenizer.pad_id)
         return ids, ids * 0
 
@@ -127,7 +129,7 @@ class Classification(Task):
         if self.config.labels.class_weights == "balanced":
             self._weights = balanced(prepared.features["label"], len(self.config.labels.labels))
         training = self.config.training
-        return Batches(prepared, training.batch_size, training.seed, length_feature="token_ids", multiple=multiple)
+        return Batches(prepared, training.batch_size, training.seed, "token_ids", multiple, padding=self.padding)
 
     def split(self, batch):
         x = {name: batch[name].astype("int32") for name in ("token_ids", "segment_ids")}

@@ -120,7 +120,8 @@ class Embedding(Task):
             raise UserError(
                 "Contrastive learning needs other pairs in a batch. Received: batch_size=1. Give 2 or more."
             )
-        return Batches(prepared, training.batch_size, training.seed, multiple=multiple)
+        padding = dict.fromkeys(prepared.splits, self.config.network.pad_id)
+        return Batches(prepared, training.batch_size, training.seed, multiple=multiple, padding=padding)
 
     def split(self, batch):
         texts, pairs = batch["token_ids"], batch["pair_ids"]
@@ -131,8 +132,10 @@ class Embedding(Task):
         candidates = ~is_right
         if wrong:
             width = max(ids.shape[1] for ids in wrong)
-            x["negative_ids"] = np.stack([np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for ids in wrong], axis=1)
-            is_there = (x["negative_ids"] != 0).any(-1).reshape(-1)
+            pad_id = self.config.network.pad_id
+            wrong = [np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad_id) for ids in wrong]
+            x["negative_ids"] = np.stack(wrong, axis=1)
+            is_there = (x["negative_ids"] != pad_id).any(-1).reshape(-1)
             candidates = np.concatenate([candidates, np.tile(is_there, (len(texts), 1))], axis=1)
         x["candidates"] = candidates
         return x, np.arange(len(texts), dtype="int32"), np.ones(len(texts), "float32")

@@ -115,7 +115,7 @@ class Generating:
         choose = sampling_chooser(begun["end_id"], begun["pad_id"], begun["max_length"], rules=rules, **filters)
         begun["step"] = tf.function(begun["step"], reduce_retracing=True)
         ids = (int(row[0]) for row in stream(choose, **begun, rules=rules))
-        yield from stream_text(ids, lambda ids: self.tokenizer.decode([ids]).numpy()[0].decode(), stop)
+        yield from stream_text(ids, lambda ids: self.text_of([ids]).numpy()[0].decode(), stop)
 
     def _search(self, begun, length_penalty, rules=None):
         import tensorflow as tf
@@ -126,7 +126,7 @@ class Generating:
         ids = ids[:, 0]
         length = _length(ids, begun["pad_id"], rules.max_length if rules else None)
         # Back from the score that compares lengths to the mean that `answer` gives.
-        return {"answer": self.tokenizer.decode(ids), "score": tf.exp(scores[:, 0] * length**length_penalty / length)}
+        return {"answer": self.text_of(ids), "score": tf.exp(scores[:, 0] * length**length_penalty / length)}
 
     def _begin_with_rules(self, others):
         from keras_llm.generation.logits import Rules
@@ -135,7 +135,11 @@ class Generating:
         return self.begin(**strings), Rules(**others)
 
     def _finish(self, ids, log_probs, pad_id, limit=None):
-        return {"answer": self.tokenizer.decode(ids), "score": mean_probability(ids, log_probs, pad_id, limit)}
+        return {"answer": self.text_of(ids), "score": mean_probability(ids, log_probs, pad_id, limit)}
+
+    def text_of(self, ids):
+        """What was written, int32 [B, T] -> string [B]."""
+        return self.tokenizer.decode(ids)
 
 
 def mean_probability(ids, log_probs, pad_id, limit=None):

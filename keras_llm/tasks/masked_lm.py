@@ -88,8 +88,8 @@ class MaskedLM(Filling):
                 first = stop
 
     def _to_ids(self, sentences):
-        ids, starts, _ = self.tokenizer.encode_with_offsets(sentences)
-        return ids.values, ids.row_lengths(), ~self.tokenizer.pieces(ids.values)[1], starts.values
+        ids, starts, ends = self.tokenizer.encode_with_offsets(sentences)
+        return ids.values, ids.row_lengths(), ~self.tokenizer.continues(ids, starts, ends).values, starts.values
 
     def batches(self, prepared, multiple):
         training = self.config.training
@@ -158,30 +158,27 @@ class MaskedLM(Filling):
     def answer(self, text):
         import tensorflow as tf
 
-        from keras_llm.text.filling import fill_marks
+        from keras_llm.text.filling import fill_marks, with_spaces
+        from keras_llm.text.unicode import sanitise
 
+        tokenizer = self.tokenizer
         parts, logits, count = self._gaps(text)
         # Special tokens, the unknown one among them, are no answer.
         ordinary = self.special.ordinary(self.model.vocabulary_size)
         is_text = np.isin(np.arange(self.model.vocabulary_size), ordinary).astype("float32")
         scores, best = tf.math.top_k(tf.nn.softmax(logits) * is_text, min(CANDIDATES, len(ordinary)))  # [B, M, 5]
-        pieces, continues = self.tokenizer.pieces(best)
+        pieces, continues = tokenizer.pieces(best)
         is_mask = tf.range(tf.shape(logits)[1]) < count[:, None]
         logs = tf.reduce_sum(tf.where(is_mask, tf.math.log(scores[:, :, 0]), 0.0), 1)
         some = count > 0
-        # What goes on a word stands directly behind it.
         filled = tf.RaggedTensor.from_tensor(pieces[:, :, 0], count)
         joined = tf.RaggedTensor.from_tensor(continues[:, :, 0], count)
-        none = tf.zeros([tf.size(parts.values) - tf.size(joined.values)], tf.bool)
-        read = tf.RaggedTensor.from_row_lengths(none, parts.row_lengths() - tf.cast(count, tf.int64))
-        before = tf.concat([joined.with_row_splits_dtype(tf.int64), read], 1).values
-        stripped = tf.strings.regex_replace(parts.values, r"\s+$", "")
-        parts = parts.with_values(tf.where(before, stripped, parts.values))
-        shown = tf.strings.join([tf.where(continues[:, 0], "##", ""), pieces[:, 0]])
+        parts = with_spaces(parts, joined, tokenizer.begins)
+        shown = tf.strings.join([tf.where(continues[:, 0], tokenizer.goes_on, tokenizer.begins), pieces[:, 0]])
         return {
-            "answer": fill_marks(parts, filled, MARK),
+            "answer": sanitise(fill_marks(parts, filled, MARK)),  # byte pairs may be parts of characters
             "score": tf.where(some, tf.exp(logs / tf.cast(tf.maximum(count, 1), tf.float32)), 0.0),
-            "tokens": tf.where(some[:, None], shown, ""),
+            "tokens": tf.where(some[:, None], sanitise(shown), ""),
             "scores": tf.where(some[:, None], scores[:, 0], 0.0),
         }
 
@@ -193,13 +190,16 @@ class MaskedLM(Filling):
         """string [B] -> what stands around the masks string [B, (M + 1)], and as `gap_logits`."""
         import tensorflow as tf
 
-        from keras_llm.text.filling import split_at_marks, with_ids
+        from keras_llm.text.filling import split_at_marks, with_ids, without_end
         from keras_llm.text.packing import positions
         from keras_llm.text.unicode import sanitise
 
+        tokenizer = self.tokenizer
         parts, followed = split_at_marks(sanitise(text), MARK)
+        # A mask of byte pairs stands for the space before it, too: it is a part of their tokens.
+        read = tf.where(followed & (tokenizer.begins != ""), without_end(parts.values), parts.values)
         masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
-        ids, _ = self._framed(with_ids(self.tokenizer.encode(parts.values), parts, followed, masks))
+        ids, _ = self._framed(with_ids(tokenizer.encode(read), parts, followed, masks))
         places, count = positions(ids == self.special.mask)
         return parts, self.model(self._inputs(ids, places), training=False)["tokens"], count
 
@@ -215,7 +215,7 @@ class MaskedLM(Filling):
                 )
             return SPECIAL_IDS
         framing = tokenizer.start_id, tokenizer.end_id, tokenizer.mask_id
-        return SpecialIds(*framing, tokenizer.all_special_ids - set(framing))
+        return SpecialIds(*framing, tokenizer.all_special_ids - set(framing), tokenizer.pad_id)
 
     def _framed(self, ids):
         """int32 [B, (n)] -> what the model reads of it, int32 [B, T], and where there is an id, bool [B, T]."""

@@ -24,7 +24,8 @@ class QuestionAnswering(Task):
     def batches(self, prepared, multiple):
         from keras_llm.data.token_batches import bucketed
 
-        return bucketed(prepared, self.config.training, self.length_feature, self.token_features, multiple)
+        features = self.length_feature, self.token_features
+        return bucketed(prepared, self.config.training, *features, multiple, self.padding)
 
     def answers_table(self, records):
         rows = []

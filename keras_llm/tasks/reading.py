@@ -55,7 +55,7 @@ class Reading(QuestionAnswering):
         """What stands before and behind a question: an encoder reads it and the context as one text."""
         if self.config.model != "transformer_encoder":
             return (), ()
-        return (self.tokenizer.start_id,), (self.tokenizer.end_id,)
+        return (self.tokenizer.start_id,), (self.tokenizer.end_id,) * self.config.text.pair_ends
 
     def windows(self, question, context):
         """Splits contexts into windows.
@@ -75,7 +75,7 @@ class Reading(QuestionAnswering):
         start, end = self._frame
         limit = lengths.max_question_length + len(start) + len(end)
         # At least one column, so that empty strings give a model input it can handle.
-        questions, _ = pack(self.tokenizer.encode(question), start, end, limit)
+        questions, _ = pack(self.tokenizer.encode(question), start, end, limit, self.tokenizer.pad_id)
         ids, starts, ends = self.tokenizer.encode_with_offsets(context)
         rows = tf.cast(ids.row_splits, tf.int32)
         sizes = rows[1:] - rows[:-1]
@@ -89,14 +89,14 @@ class Reading(QuestionAnswering):
         valid = column < tf.gather(sizes, example)[:, None]
         place = tf.where(valid, tf.gather(rows[:-1], example)[:, None] + column, 0)
 
-        def cut(flat):
+        def cut(flat, padding=0):
             # One more value, so that a batch of empty contexts has something to gather.
             flat = tf.concat([tf.cast(flat, tf.int32), [0]], 0)
-            return tf.where(valid, tf.gather(flat, place), 0)
+            return tf.where(valid, tf.gather(flat, place), padding)
 
         return {
             "question_ids": tf.gather(tf.cast(questions, tf.int32), example),
-            "context_ids": cut(ids.flat_values),
+            "context_ids": cut(ids.flat_values, self.tokenizer.pad_id),
             "starts": cut(starts.flat_values),
             "ends": cut(ends.flat_values),
             "example": example,
@@ -120,7 +120,7 @@ class Reading(QuestionAnswering):
                 question = found["question_ids"][i]
                 first_token, last_token = _label(batch[example], found["starts"][i][:length], found["ends"][i][:length])
                 yield {
-                    "question_ids": question[: max(int(np.count_nonzero(question)), 1)],
+                    "question_ids": question[: max(int(np.count_nonzero(question != self.tokenizer.pad_id)), 1)],
                     "context_ids": found["context_ids"][i][: max(length, 1)],
                     "first": np.int32(first_token),
                     "last": np.int32(last_token),

@@ -155,7 +155,7 @@ class Tagging(Task):
         from keras_llm.data.batches import Batches
 
         training = self.config.training
-        return Batches(prepared, training.batch_size, training.seed, length_feature="token_ids", multiple=multiple)
+        return Batches(prepared, training.batch_size, training.seed, "token_ids", multiple, padding=self.padding)
 
     def split(self, batch):
         x = {"token_ids": batch["token_ids"], "places": batch["places"]}

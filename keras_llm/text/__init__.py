@@ -12,6 +12,7 @@ from keras_llm.text.bert_tokenizer import BertTokenizer
 from keras_llm.text.byte_pair_tokenizer import BytePairTokenizer
 from keras_llm.text.characters import CharacterTokenizer
 from keras_llm.text.sentencepiece import SentencePieceTokenizer
+from keras_llm.text.sentencepiece_bpe import SentencePieceBPETokenizer
 from keras_llm.text.tokenizer import Tokenizer, read_description
 from keras_llm.text.unicode import normalise, normalise_with_offsets, sanitise
 from keras_llm.text.unigram import UnigramTokenizer
@@ -25,6 +26,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "words": WordsTokenizer,
     "bert": BertTokenizer,
     "byte_pair": BytePairTokenizer,
+    "sentencepiece_bpe": SentencePieceBPETokenizer,
     "unigram": UnigramTokenizer,
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 import tokenizers
 
@@ -74,6 +77,7 @@ class BytePairTokenizer(Tokenizer):
     reversible = True
     has_offsets = True
     vocabulary_file = "byte_pair.json"
+    goes_on, begins = "", " "  # how pieces are shown that go on a word, and those that begin one
 
     def __init__(self, pairs: BytePairs, unicode_policy: str = "identity"):
         everything = {**pairs.vocabulary, **pairs.added, **pairs.special}
@@ -100,6 +104,10 @@ class BytePairTokenizer(Tokenizer):
     def pairs(self) -> BytePairs:
         """What it is made of."""
         return BytePairs(**json.loads(self._vocabulary))
+
+    @property
+    def all_special_ids(self) -> frozenset[int]:
+        return frozenset(self.pairs.special.values())
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -154,6 +162,13 @@ class BytePairTokenizer(Tokenizer):
             names[id_] = token
         return names
 
+    def pieces(self, ids) -> tuple[tf.Tensor, tf.Tensor]:
+        """Bytes of each id, which need not be whole characters, without the space it may begin with, and whether there is none:
+        int32 `[...]` -> string and bool `[...]`."""
+        pieces = self._encoder.pieces(ids)
+        is_led = tf.strings.substr(pieces, 0, 1) == " "
+        return tf.where(is_led, tf.strings.substr(pieces, 1, -1), pieces), ~is_led
+
     def decode(self, ids) -> tf.Tensor:
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(tf.convert_to_tensor(ids))
@@ -163,6 +178,24 @@ class BytePairTokenizer(Tokenizer):
         marks = tf.gather(self._marks, tf.where(known, ids.values, none))
         pieces = tf.strings.join([self._encoder.pieces(ids.values), marks])  # one of the two is empty
         return sanitise(tf.strings.reduce_join(ids.with_values(pieces), axis=-1))
+
+    @functools.cached_property
+    def _borders(self) -> np.ndarray:
+        """Whether each token begins, and whether it ends, in the middle of words: bool `[2, V]`."""
+        borders = np.zeros((2, self.vocabulary_size), bool)
+        bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
+        for token, id_ in self.pairs.vocabulary.items():
+            # A part of a character shares the place of the other part, which says it already.
+            text = bytes(bytes_of[letter] for letter in token).decode(errors="ignore")
+            borders[:, id_] = [bool(text) and _in_word(text[side]) for side in (0, -1)]
+        return borders
+
+    def _continues_before(self, ids, starts, ends):
+        def before(values, none):
+            return tf.concat([[none], values[:-1]], 0)[: tf.size(values)]
+
+        left, right = (tf.gather(tf.constant(flags), ids) for flags in self._borders)
+        return (starts < before(ends, 0)) | ((starts == before(ends, 0)) & left & before(right, False))
 
     def _encode(self, text):
         return self._encoder.encode(text)
@@ -192,6 +225,12 @@ class BytePairTokenizer(Tokenizer):
         is_led = (tf.gather(tf.concat([bytes_, [0]], 0), starts) == ord(" ")) & (ends > starts + 1)
         starts += tf.cast(is_led, tf.int32)
         return ids, ids.with_values(starts - first), ids.with_values(ends - first)
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character is one of a word that has several: letters and digits but those of Chinese and Japanese."""
+    is_wide = "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+    return unicodedata.category(character)[0] in "LMN" and not is_wide
 
 
 def _check(pairs: BytePairs, everything, tokens) -> None:

@@ -41,15 +41,16 @@ def pack(ids: tf.RaggedTensor, start=(), end=(), limit=512, pad_id=0, keep="firs
     return tokens, tf.range(width) < lengths[:, None]
 
 
-def pack_pair(first, second, start, end, limit=512, pad_id=0):
-    """Frames and pads pairs of texts as BERT does: start, first, end, second, end. Of a pair that is too long the longer text
-    loses its end, up to where both are equally long.
+def pack_pair(first, second, start, end, limit=512, pad_id=0, between=1):
+    """Frames and pads pairs of texts as BERT does: start, first, end, second, end; RoBERTa has two ends between them. Of a pair
+    that is too long the longer text loses its end, up to where both are equally long.
 
     Args:
         first, second: int32 [B, (n)], without special ids.
         start, end: the frame's ids.
-        limit: T is at most this, at least 3.
+        limit: T is at most this, at least 2 + `between`.
         pad_id: fills shorter rows.
+        between: how many ends stand behind the first text.
 
     Returns:
         ids int32 [B, T], and segments int32 [B, T]: 1 from the second text on, 0 elsewhere.
@@ -60,12 +61,12 @@ def pack_pair(first, second, start, end, limit=512, pad_id=0):
     >>> [rows.numpy().tolist() for rows in pack_pair(one, two, 1, 2, limit=6)]
     [[[1, 5, 6, 2, 8, 2]], [[0, 0, 0, 0, 1, 1]]]
     """
-    room, lengths = limit - 3, [ids.row_lengths() for ids in (first, second)]
+    room, lengths = limit - 2 - between, [ids.row_lengths() for ids in (first, second)]
     kept = tf.minimum(lengths[0], tf.maximum(tf.constant(room - room // 2, tf.int64), room - lengths[1]))
     first, second = _first(first, kept), _first(second, tf.minimum(lengths[1], room - kept))
-    between = tf.RaggedTensor.from_tensor(tf.fill([first.nrows(), 1], end))
-    before = tf.concat([first, between], axis=1)
-    # With the start in front, the first text and the end behind it take one place more than they have ids.
+    ends = tf.RaggedTensor.from_tensor(tf.fill([first.nrows(), between], end))
+    before = tf.concat([first, ends], axis=1)
+    # With the start in front, the first text and what follows it take one place more than they have ids.
     ids, here = pack(tf.concat([before, second], axis=1), [start], [end], limit, pad_id)
     is_second = tf.range(tf.shape(ids, tf.int64)[1]) > before.row_lengths()[:, None]
     return ids, tf.cast(is_second & here, tf.int32)

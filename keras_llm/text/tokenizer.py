@@ -111,10 +111,28 @@ class Tokenizer(tf.Module):
         ids = tf.cast(ids, tf.int32)
         return self._decode(tf.ragged.boolean_mask(ids, self._speaks(ids) & (ids < self.vocabulary_size)))
 
+    def continuation(self, ids) -> tf.Tensor:
+        """As `decode`, for ids that go on a text: a space they begin with stays, where `decode` takes it for the one that
+        was put in front of a whole text."""
+        return self.decode(ids)
+
     @property
     def all_special_ids(self) -> frozenset[int]:
         """Ids that are no text: padding, unknown, start, end and others like them."""
         return frozenset(range(self.special_ids))
+
+    def continues(self, ids, starts, ends) -> tf.RaggedTensor:
+        """Which tokens go on the word, or the character, of the token before them.
+
+        Args:
+            ids, starts, ends: from `encode_with_offsets`.
+
+        Returns:
+            bool `[B, (n)]`; false for the first token of a text.
+        """
+        number = tf.range(tf.size(ids.values))
+        later = number != tf.cast(tf.gather(ids.row_starts(), ids.value_rowids()), tf.int32)
+        return ids.with_values(later & self._continues_before(ids.values, starts.values, ends.values))
 
     def tokens(self) -> list[str]:
         """The V pieces in the order of their ids, printable: for tables and the embedding projector."""
@@ -183,6 +201,10 @@ class Tokenizer(tf.Module):
     def _speaks(self, ids: tf.RaggedTensor) -> tf.RaggedTensor:
         """Whether an id is text: int32 -> bool `[B, (n)]`."""
         return ids >= self.special_ids
+
+    def _continues_before(self, ids, starts, ends):
+        """Whether each of a row of tokens, int32 `[n]`, goes on the one before it: bool `[n]`."""
+        return starts == tf.concat([[-1], starts[:-1]], 0)[: tf.size(starts)]
 
     def _encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """Normalised text, string `[B]` -> int32 `[B, (n)]`."""

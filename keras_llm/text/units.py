@@ -39,7 +39,7 @@ class Units(NamedTuple):
 
 def units_of(tokenizer: Tokenizer, text) -> Units:
     """Tokens and the units they make up. A piece that goes on a word (`##ing`), and the bytes of one character, belong to the
-    unit before them; tokens of white space to none.
+    unit before them; tokens of white space to none. With byte pairs a word is letters and digits without white space between.
 
     Args:
         tokenizer: one with offsets.
@@ -65,11 +65,8 @@ def units_of(tokenizer: Tokenizer, text) -> Units:
     shown = tf.cast(tf.where(visible)[:, 0], tf.int32)
     rank = tf.concat([[0], tf.cumsum(tf.cast(visible, tf.int32))], 0)  # visible characters before each
 
-    goes_on = begins == tf.concat([[-1], begins[:-1]], 0)[: tf.size(begins)]
-    if hasattr(tokenizer, "pieces"):
-        goes_on |= tokenizer.pieces(ids.values)[1]
-    number, rows = tf.range(tf.size(begins)), ids.value_rowids()
-    goes_on &= number != tf.cast(tf.gather(ids.row_starts(), rows), tf.int32)
+    rows = ids.value_rowids()
+    goes_on = tokenizer.continues(ids, starts, ends).values
     first = ~goes_on & (tf.gather(rank, closed) > tf.gather(rank, opened))
     units = tf.cast(tf.where(first)[:, 0], tf.int32)
     row = tf.gather(rows, units)

@@ -32,6 +32,7 @@ class PieceTokenizer(Tokenizer):
 
     reversible = False
     has_offsets = True
+    goes_on, begins = "##", ""  # how pieces are shown that go on a word, and those that begin one
 
     def __init__(self, pieces: list[str], vocabulary: bytes, unicode_policy: str):
         super().__init__(vocabulary, len(pieces), unicode_policy)
@@ -47,6 +48,9 @@ class PieceTokenizer(Tokenizer):
     def pieces(self, ids) -> tuple[tf.Tensor, tf.Tensor]:
         """Text of each id, without `##`, and whether it goes on a word: int32 `[...]` -> string and bool `[...]`."""
         return tf.gather(self._pieces, ids), tf.gather(self._continues, ids)
+
+    def _continues_before(self, ids, starts, ends):
+        return super()._continues_before(ids, starts, ends) | tf.gather(self._continues, ids)
 
     def _decode(self, ids):
         flat = ids.values

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from keras_llm import files
 from keras_llm.config import Config, to_json
+from keras_llm.errors import UserError
 from keras_llm.run import Run, save_weights
 from keras_llm.training.train import check_run_dir, create_run, require_one_batch, train_model
 
@@ -49,6 +50,11 @@ def pretrain_run(
     from keras_llm.data.prepared import Prepared, fingerprint
     from keras_llm.training.tokenizing import prepare_documents
 
+    if config.kind == "masked_lm" and config.text.tokenizer == "byte_pair":
+        raise UserError(
+            "Masked language modelling needs a mask token, which byte pairs have that come with a checkpoint, but not those "
+            "learned here. Received: tokenizer=byte_pair. Use wordpiece."
+        )
     run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data))
     check_run_dir(run_dir, config, data_hash, resume)
     say("Config:\n" + to_json(config).rstrip())

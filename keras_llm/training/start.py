@@ -94,7 +94,8 @@ def adopt(config: Config, start: Config) -> Config:
         )
     shape = {name: value for name, value in vars(start.network).items() if name not in CHOSEN}
     # Sentence pairs were told apart by segments, whatever the config said of them.
-    shape["segments"] |= start.kind == "masked_lm" and start.masking.next_sentence or start.labels.pair
+    is_pair = start.labels.pair and start.text.pair_ends == 1
+    shape["segments"] |= start.kind == "masked_lm" and start.masking.next_sentence or is_pair
     text = dataclasses.replace(start.text, prompt_start=config.text.prompt_start)  # documents begin so here
     return dataclasses.replace(config, text=text, network=dataclasses.replace(config.network, **shape))
 

@@ -162,7 +162,7 @@ class Trainer:
                 logs = self.model.train_on_batch(x, y, weight, return_dict=True)
                 self._last_loss = float(logs["loss"])
                 progress.step = step + 1
-                progress.tokens += window.add(batch, self.task.token_features)
+                progress.tokens += window.add(batch, self.task.padding)
                 if not math.isfinite(self._last_loss):
                     raise UserError(
                         f"Training needs a finite loss. Received: loss={self._last_loss} at step {progress.step} with "
@@ -319,12 +319,12 @@ class _Window:
     def __init__(self):
         self.steps, self.tokens, self.places, self.start = 0, 0, 0, time.perf_counter()
 
-    def add(self, batch, features):
-        """Counts a batch; returns its tokens."""
-        tokens = sum(int(np.count_nonzero(batch[name])) for name in features)
+    def add(self, batch, padding):
+        """Counts a batch by the features that `padding` names; returns its tokens."""
+        tokens = sum(int(np.count_nonzero(batch[name] != pad_id)) for name, pad_id in padding.items())
         self.steps += 1
         self.tokens += tokens
-        self.places += sum(batch[name].size for name in features)
+        self.places += sum(batch[name].size for name in padding)
         return tokens
 
     def tokens_per_second(self):

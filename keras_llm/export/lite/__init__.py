@@ -67,7 +67,7 @@ def export_lite(
     ...     print(name, facts["size_bytes"])
     """
     directory = Path(directory)
-    check_formats(formats, task.kind)
+    check_formats(formats, task)
     records = records[:COMPARED]
     requests = [
         {name: text[:VERY_LONG] for name, text in request.items()} for request in proof_requests(task.inputs, records)
@@ -116,11 +116,17 @@ def export_lite(
             directory.rmdir()
 
 
-def check_formats(formats: Sequence[str], kind: str) -> None:
+def has_lite(task) -> bool:
+    """Whether a run has TFLite files: not the reader on a pretrained encoder, whose tokenizer TFLite cannot run."""
+    return task.kind in KINDS and task.config.model != "transformer_encoder"
+
+
+def check_formats(formats: Sequence[str], task) -> None:
     """Raises UserError if a format does not exist, or none for this kind of run."""
-    if formats and kind not in KINDS:
+    if formats and not has_lite(task):
         raise UserError(
-            f"TFLite files are written for {' and '.join(KINDS)} runs. Received: a {kind} run. Use --lite none."
+            f"TFLite files are written for {' and '.join(KINDS)} runs, but for those of model transformer_encoder. Received: a "
+            f"{task.kind} run of model {task.config.model}. Use --lite none."
         )
     for unknown in set(formats) - set(FORMATS):
         raise UserError(f"A TFLite format is one of {', '.join(FORMATS)}, or none. Received: {unknown!r}.")
