@@ -172,7 +172,8 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
     # For models that start from pretrained ones, whose shape they take.
     "finetune": {
         (kind, model): {
-            "network": {"dropout": 0.1},
+            # A reader's question and window together; where there is a checkpoint, that says it.
+            "network": {"dropout": 0.1, **({"context_length": 512} if model == "transformer_encoder" else {})},
             **(
                 {"lengths": {"max_answer_length": 80}, "text": {"tokenizer": "sentencepiece"}}
                 if kind in WRITERS
