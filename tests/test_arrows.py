@@ -23,6 +23,7 @@ ARROWS = {
     "run": LEAVES | {"models", "tasks"},
     "hub": LEAVES | {"models", "tasks", "checkpoints"},
     "evaluate": LEAVES | {"models", "tasks", "run"},
+    "augmentation": LEAVES | {"models", "tasks", "run"},
     "similarity": LEAVES | {"models", "tasks", "run"},
     "generate": LEAVES | {"models", "tasks", "run"},
     "compare": LEAVES | {"models", "tasks", "run", "training"},

@@ -158,24 +158,17 @@ class MaskedLM(Filling):
     def answer(self, text):
         import tensorflow as tf
 
-        from keras_llm.text.filling import fill_marks, split_at_marks, with_ids, with_spaces, without_end
-        from keras_llm.text.packing import positions
+        from keras_llm.text.filling import fill_marks, with_spaces
         from keras_llm.text.unicode import sanitise
 
         tokenizer = self.tokenizer
-        parts, followed = split_at_marks(sanitise(text), MARK)
-        # A mask of byte pairs stands for the space before it, too: it is a part of their tokens.
-        read = tf.where(followed & (tokenizer.begins != ""), without_end(parts.values), parts.values)
-        masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
-        ids, _ = self._framed(with_ids(tokenizer.encode(read), parts, followed, masks))
-        places, count = positions(ids == self.special.mask)
-        logits = self.model(self._inputs(ids, places), training=False)["tokens"]
+        parts, logits, count = self._gaps(text)
         # Special tokens, the unknown one among them, are no answer.
         ordinary = self.special.ordinary(self.model.vocabulary_size)
         is_text = np.isin(np.arange(self.model.vocabulary_size), ordinary).astype("float32")
         scores, best = tf.math.top_k(tf.nn.softmax(logits) * is_text, min(CANDIDATES, len(ordinary)))  # [B, M, 5]
         pieces, continues = tokenizer.pieces(best)
-        is_mask = tf.range(tf.shape(places)[1]) < count[:, None]
+        is_mask = tf.range(tf.shape(logits)[1]) < count[:, None]
         logs = tf.reduce_sum(tf.where(is_mask, tf.math.log(scores[:, :, 0]), 0.0), 1)
         some = count > 0
         filled = tf.RaggedTensor.from_tensor(pieces[:, :, 0], count)
@@ -188,6 +181,26 @@ class MaskedLM(Filling):
             "tokens": tf.where(some[:, None], sanitise(shown), ""),
             "scores": tf.where(some[:, None], scores[:, 0], 0.0),
         }
+
+    def gap_logits(self, text):
+        """string [B] -> logits float32 [B, M, V] of what stands in a text's masks, and how many of them are read, int32 [B]."""
+        return self._gaps(text)[1:]
+
+    def _gaps(self, text):
+        """string [B] -> what stands around the masks string [B, (M + 1)], and as `gap_logits`."""
+        import tensorflow as tf
+
+        from keras_llm.text.filling import split_at_marks, with_ids, without_end
+        from keras_llm.text.packing import positions
+        from keras_llm.text.unicode import sanitise
+
+        parts, followed = split_at_marks(sanitise(text), MARK)
+        # A mask of byte pairs stands for the space before it, too: it is a part of their tokens.
+        read = tf.where(followed & (self.tokenizer.begins != ""), without_end(parts.values), parts.values)
+        masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
+        ids, _ = self._framed(with_ids(self.tokenizer.encode(read), parts, followed, masks))
+        places, count = positions(ids == self.special.mask)
+        return parts, self.model(self._inputs(ids, places), training=False)["tokens"], count
 
     @property
     def special(self):
