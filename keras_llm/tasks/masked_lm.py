@@ -194,11 +194,12 @@ class MaskedLM(Filling):
         from keras_llm.text.packing import positions
         from keras_llm.text.unicode import sanitise
 
+        tokenizer = self.tokenizer
         parts, followed = split_at_marks(sanitise(text), MARK)
         # A mask of byte pairs stands for the space before it, too: it is a part of their tokens.
-        read = tf.where(followed & (self.tokenizer.begins != ""), without_end(parts.values), parts.values)
+        read = tf.where(followed & (tokenizer.begins != ""), without_end(parts.values), parts.values)
         masks = tf.fill([tf.math.count_nonzero(followed)], self.special.mask)
-        ids, _ = self._framed(with_ids(self.tokenizer.encode(read), parts, followed, masks))
+        ids, _ = self._framed(with_ids(tokenizer.encode(read), parts, followed, masks))
         places, count = positions(ids == self.special.mask)
         return parts, self.model(self._inputs(ids, places), training=False)["tokens"], count
 
