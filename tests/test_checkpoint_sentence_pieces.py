@@ -205,8 +205,9 @@ def test_numbers_and_greedy_texts_are_those_of_transformers(checkpoints, family)
             written = theirs.generate(ids, max_new_tokens=longest, do_sample=False, pad_token_id=420)[0]
         whole = tokenizer.decode(written, skip_special_tokens=True)
         assert text + answer["answer"] == whole and answer["answer"]
-    streamed = "".join(task.stream({"text": texts[0]}, {"temperature": 0.0}))
-    assert streamed == task.ask([{"text": texts[0]}])[0]["answer"]
+    if family == "Llama":
+        streamed = "".join(task.stream({"text": texts[0]}, {"temperature": 0.0}))
+        assert streamed == task.ask([{"text": texts[0]}])[0]["answer"]
 
 
 @pytest.mark.parametrize("family", CASES)
