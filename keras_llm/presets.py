@@ -17,6 +17,14 @@ WRITERS = ("seq2seq", "generation")
 # A line feed tells where a prompt ends; comparing texts for all of a large set would take longer than an epoch.
 RESPONSES = {"prompt": "{text}\n", "metric": "loss", "max_judged": 200}
 
+RECURRENT_CHAT = {
+    "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
+    "network": {"embedding_dim": 256, "hidden_dim": 256, "num_layers": 2, "context_length": 256, "dropout": 0.2},
+    "lengths": {"max_answer_length": 80},
+    "writing": RESPONSES,
+    "training": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3},
+}
+
 # Of translations, as the published small models for data of this size.
 TRANSLATION = {"epochs": 40, "batch_tokens": 4096, "label_smoothing": 0.1, "ema": 0.999}
 
@@ -340,32 +348,8 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             "lengths": {"max_answer_length": 80},
             "training": {**TRANSLATION, "learning_rate": 3e-3},
         },
-        ("generation", "lstm"): {
-            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
-            "network": {
-                "embedding_dim": 256,
-                "hidden_dim": 256,
-                "num_layers": 2,
-                "context_length": 256,
-                "dropout": 0.2,
-            },
-            "lengths": {"max_answer_length": 80},
-            "writing": RESPONSES,
-            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3},
-        },
-        ("generation", "lstm_attention"): {
-            "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},
-            "network": {
-                "embedding_dim": 256,
-                "hidden_dim": 256,
-                "num_layers": 2,
-                "context_length": 256,
-                "dropout": 0.2,
-            },
-            "lengths": {"max_answer_length": 80},
-            "writing": RESPONSES,
-            "training": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3},
-        },
+        ("generation", "lstm"): RECURRENT_CHAT,
+        ("generation", "lstm_attention"): RECURRENT_CHAT,
         # The shape of causal_lm's, so that one can start from the other.
         ("generation", "transformer"): {
             "text": {"tokenizer": "sentencepiece", "vocabulary_size": 8000},

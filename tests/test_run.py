@@ -114,6 +114,10 @@ def test_ask_script(run):
     assert json.loads(done.stdout).keys() == {"answer", "score"}
     done = run_script("ask", run, "什么是词元？", "--context", "x")
     assert done.returncode == 2 and "is asked with question" in done.stderr and "Traceback" not in done.stderr
+    done = run_script("ask", run, "什么是词元？", "--pair", "x")
+    assert done.returncode == 2 and "Received: text, pair" in done.stderr
+    done = run_script("ask", run, "什么是词元？", "--pair", "x", "--context", "y")
+    assert done.returncode == 2 and "Received: both" in done.stderr
 
 
 @pytest.mark.parametrize("script", ["train_qa", "evaluate", "ask", "export", "serve", "demo"])

@@ -8,10 +8,10 @@ from keras import ops
 
 from keras_llm.config import ModelConfig
 from keras_llm.layers.attention import penalty
-from keras_llm.models.encoders import ENCODERS
+from keras_llm.models.encoders import ENCODERS, OnEncoder
 
 
-class Classifier(keras.Model):
+class Classifier(OnEncoder):
     """Scores labels for a text or a pair of texts.
 
     Args:
@@ -61,18 +61,6 @@ class Classifier(keras.Model):
         else:
             x = pooled(x, ops.not_equal(inputs["token_ids"], self.config.pad_id), self.config.pooling)
         return ops.cast(self.head(self.drop(x, training=training)), "float32")
-
-    @property
-    def embedding(self):
-        """The encoder's."""
-        return self.encoder.embedding
-
-    @property
-    def attention(self):
-        """What the encoder's last block looked at, where it has attention."""
-        if not hasattr(self.encoder, "attention"):
-            raise AttributeError("attention")
-        return self.encoder.attention
 
 
 def pooled(x, mask, how):

@@ -7,10 +7,10 @@ import keras
 from keras import ops
 
 from keras_llm.config import ModelConfig
-from keras_llm.models.encoders import TransformerEncoder
+from keras_llm.models.encoders import OnEncoder, TransformerEncoder
 
 
-class EncoderReader(keras.Model):
+class EncoderReader(OnEncoder):
     """A Transformer encoder reads the question, its end, the context and an end; one layer scores each token as the first and
     as the last of the answer, and the start in front of the question as "no answer".
 
@@ -53,11 +53,6 @@ class EncoderReader(keras.Model):
         scores = ops.concatenate([scores[:, :1], scores[:, ops.shape(question)[1] : -1]], axis=1)
         real = ops.pad(ops.not_equal(context, self.config.pad_id), [[0, 0], [1, 0]], constant_values=True)
         return ops.where(ops.expand_dims(real, 1), ops.transpose(scores, (0, 2, 1)), -1e9)
-
-    @property
-    def embedding(self):
-        """The encoder's."""
-        return self.encoder.embedding
 
     def attention(self, inputs):
         """Where the first example's context tokens looked in the question: weights [T, Q] and the names of the axes."""

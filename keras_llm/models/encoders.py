@@ -156,3 +156,23 @@ class LSTMEncoder(keras.layers.Layer):
 
 
 ENCODERS = {"lstm": LSTMEncoder, "transformer": TransformerEncoder}
+
+
+class OnEncoder(keras.Model):
+    """What models that stand on an encoder, `self.encoder`, share."""
+
+    def encoded(self, inputs):
+        """The model's inputs as the encoder takes them."""
+        return inputs
+
+    @property
+    def embedding(self):
+        """The encoder's."""
+        return self.encoder.embedding
+
+    @property
+    def attention(self):
+        """What the encoder's last block looked at, where it has attention."""
+        if not hasattr(self.encoder, "attention"):
+            raise AttributeError("attention")
+        return lambda inputs: self.encoder.attention(self.encoded(inputs))

@@ -3,16 +3,15 @@
 Shapes: B batch, T length, N wrong texts of each pair, C = B (1 + N) candidates, W width of the encoder.
 """
 
-import keras
 from keras import ops
 
 from keras_llm.config import ModelConfig
 from keras_llm.layers.attention import penalty
 from keras_llm.models.classifier import pooled
-from keras_llm.models.encoders import ENCODERS
+from keras_llm.models.encoders import ENCODERS, OnEncoder
 
 
-class SentenceEncoder(keras.Model):
+class SentenceEncoder(OnEncoder):
     """Makes vectors of texts; called with pairs, it compares each text with all candidates of the batch.
 
     Args:
@@ -66,17 +65,8 @@ class SentenceEncoder(keras.Model):
         vectors = self._pooled(ids, training)
         return normalised(vectors) if self.normalise else vectors
 
-    @property
-    def embedding(self):
-        """The encoder's."""
-        return self.encoder.embedding
-
-    @property
-    def attention(self):
-        """What the encoder's last block looked at, where it has attention."""
-        if not hasattr(self.encoder, "attention"):
-            raise AttributeError("attention")
-        return lambda inputs: self.encoder.attention(_single(inputs["token_ids"]))
+    def encoded(self, inputs):
+        return _single(inputs["token_ids"])
 
     def _pooled(self, ids, training):
         x = self.encoder(_single(ids), training=training)

@@ -9,10 +9,10 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.characters import CharacterFeatures
 from keras_llm.layers.crf import LinearChainCRF
-from keras_llm.models.encoders import ENCODERS
+from keras_llm.models.encoders import ENCODERS, OnEncoder
 
 
-class Tagger(keras.Model):
+class Tagger(OnEncoder):
     """Scores tags for the units of a text.
 
     Args:
@@ -73,7 +73,7 @@ class Tagger(keras.Model):
         self.crf.build()
 
     def call(self, inputs, training=None):
-        given = self._given(inputs)
+        given = self.encoded(inputs)
         if training and self.config.token_dropout:
             ids = given["token_ids"]
             kept = self.drop_tokens(ops.ones(ops.shape(ids), self.compute_dtype), training=True) > 0
@@ -84,19 +84,7 @@ class Tagger(keras.Model):
         x = ops.take_along_axis(x, ops.expand_dims(inputs["places"], -1), axis=1)  # [B, N, W]
         return ops.cast(self.score(self.drop(x, training=training)), "float32")
 
-    @property
-    def embedding(self):
-        """The encoder's."""
-        return self.encoder.embedding
-
-    @property
-    def attention(self):
-        """What the encoder's last block looked at, where it has attention."""
-        if not hasattr(self.encoder, "attention"):
-            raise AttributeError("attention")
-        return lambda inputs: self.encoder.attention(self._given(inputs))
-
-    def _given(self, inputs):
+    def encoded(self, inputs):
         """What the encoder reads; a text by itself is the first of a pair."""
         ids = inputs["token_ids"]
         return {"token_ids": ids, "segment_ids": ops.zeros_like(ids)} if self.config.segments else {"token_ids": ids}

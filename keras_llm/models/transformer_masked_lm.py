@@ -9,10 +9,10 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.linear import Linear
 from keras_llm.layers.transformer import ACTIVATIONS, normalisation
-from keras_llm.models.encoders import TransformerEncoder
+from keras_llm.models.encoders import OnEncoder, TransformerEncoder
 
 
-class TransformerMaskedLanguageModel(keras.Model):
+class TransformerMaskedLanguageModel(OnEncoder):
     """A Transformer encoder, a head that scores all tokens at the masks, and one that says whether the second segment follows
     the first.
 
@@ -67,15 +67,6 @@ class TransformerMaskedLanguageModel(keras.Model):
             pooled = self.drop(self.pool(x[:, 0]), training=training)
             found["next"] = ops.cast(self.judge(pooled), "float32")
         return found
-
-    @property
-    def embedding(self):
-        """The encoder's, which is the head of the tokens, too."""
-        return self.encoder.embedding
-
-    def attention(self, inputs):
-        """What the encoder's last block looked at."""
-        return self.encoder.attention(inputs)
 
     def _logits(self, x, positions):
         """Scores of all tokens where the masks are, and nowhere else: [B, T, D], [B, P] -> float32 [B, P, V]."""
