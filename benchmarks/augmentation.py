@@ -91,9 +91,9 @@ def main():
 
 def pretrain(folder: Path, records: list[dict], arguments: Arguments) -> dict:
     """Leaves a masked language model in `folder/encoder`."""
-    from keras_llm.config import validate
     from keras_llm.presets import make_config
     from keras_llm.training.pretrain import pretrain_run
+    from keras_llm.validation import validate
 
     corpus = folder / "corpus.txt"
     corpus.write_text("".join(" ".join(r["text"].split()) + "\n" for r in records), encoding="utf-8")
@@ -128,9 +128,9 @@ def train(folder, method, small, judged, arguments, encoder, seed) -> tuple[floa
     """Accuracy of a classifier on the judged records, and how many texts were added to its training set."""
     import keras_llm
     from keras_llm.augmentation import augment_files
-    from keras_llm.config import validate
     from keras_llm.presets import make_config
     from keras_llm.training.train import train_run
+    from keras_llm.validation import validate
 
     data, added = [small["train"]], 0
     if method != NONE:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.run import load
+from keras_llm.validation import validate
 
 
 def load_writer(run_dir: str | Path, max_tokens: int | None = None, beams: int | None = None, weights: str = "best"):

@@ -20,8 +20,8 @@ from keras_llm.config import (
     TokenizerConfig,
     TrainingConfig,
     WritingConfig,
-    validate,
 )
+from keras_llm.validation import validate
 
 SCRATCH = "scratch"
 KINDS = ("classification", "tagging", "reading", "embedding", "seq2seq", "generation")

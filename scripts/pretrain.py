@@ -18,9 +18,9 @@ from keras_llm.config import (
     ModelConfig,
     TokenizerConfig,
     TrainingConfig,
-    validate,
 )
 from keras_llm.errors import UserError
+from keras_llm.validation import validate
 
 # objective -> kind of model, and what it says about masking
 OBJECTIVES = {

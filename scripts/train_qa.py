@@ -10,7 +10,8 @@ from typing import Literal
 import _path  # noqa: F401
 
 from keras_llm.command_line import config_of, parse, recommended, run_script, seconds, with_settings
-from keras_llm.config import LengthConfig, ModelConfig, TokenizerConfig, TrainingConfig, validate
+from keras_llm.config import LengthConfig, ModelConfig, TokenizerConfig, TrainingConfig
+from keras_llm.validation import validate
 
 
 @dataclasses.dataclass

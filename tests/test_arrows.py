@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_llm"
-EVERYWHERE = {"errors", "files", "config", "presets"}
+EVERYWHERE = {"errors", "files", "config", "validation", "presets"}
 LEAVES = {"text", "data", "metrics", "layers", "generation"}
 # part -> what it may import besides EVERYWHERE and itself
 ARROWS = {
@@ -16,6 +16,7 @@ ARROWS = {
     "errors": set(),
     "files": set(),
     "config": set(),
+    "validation": set(),
     "presets": set(),
     "vectors": set(),
     "models": {"layers"},

@@ -14,7 +14,7 @@ from keras_llm.augmentation import augment, augment_files, make_method
 from keras_llm.augmentation.by_chance import Deletion, Swap
 from keras_llm.augmentation.by_models import BackTranslation, Substitution, drawn, sentences_of, with_gaps
 from keras_llm.augmentation.words import IS_HAN, join_words, split_words
-from keras_llm.config import Config, FieldConfig, LabelConfig, validate
+from keras_llm.config import Config, FieldConfig, LabelConfig
 from keras_llm.data.labelled import read_labelled
 from keras_llm.data.labelled_writing import write_labelled
 from keras_llm.errors import UserError
@@ -22,6 +22,7 @@ from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
 from keras_llm.text.wordpiece import WordPieceTokenizer
+from keras_llm.validation import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["The cat eats fish. It doesn't like water!", "我喜欢吃鱼，不喜欢水。👍🏽 真的！", "cat 猫 fish 鱼 ……"]

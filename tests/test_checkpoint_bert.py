@@ -20,11 +20,12 @@ from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  
 from keras_llm.checkpoints.sentence_encoders import read_pooling, write_pooling  # noqa: E402
 from keras_llm.checkpoints.table import to_theirs  # noqa: E402
 from keras_llm.checkpoints.wordpieces import read_word_pieces, write_word_pieces  # noqa: E402
-from keras_llm.config import Config, EmbeddingConfig, LengthConfig, TokenizerConfig, validate  # noqa: E402
+from keras_llm.config import Config, EmbeddingConfig, LengthConfig, TokenizerConfig  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.run import load, named_weights  # noqa: E402
 from keras_llm.text.bert_tokenizer import BertTokenizer  # noqa: E402
 from keras_llm.text.wordpiece import WordPieceTokenizer  # noqa: E402
+from keras_llm.validation import validate  # noqa: E402
 
 PIECES = word_pieces()
 TEXTS = ["What is a language model?", "什么是语言模型？", "Playing 🙂", "", "a " * 40]

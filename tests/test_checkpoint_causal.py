@@ -22,11 +22,12 @@ from micro_checkpoints import CHECKPOINTS, save  # noqa: E402
 from keras_llm.checkpoints.byte_pairs import prompt_starts  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
-from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig, validate  # noqa: E402
+from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.run import Run, load, save_weights, write_manifest  # noqa: E402
 from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text import TOKENIZERS, load_tokenizer  # noqa: E402
+from keras_llm.validation import validate  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "tokenizers"

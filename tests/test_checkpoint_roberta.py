@@ -17,7 +17,6 @@ from keras_llm.checkpoints import roberta  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.checkpoints.table import to_theirs  # noqa: E402
-from keras_llm.config import validate  # noqa: E402
 from keras_llm.data.prepared import Prepared, in_memory  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.presets import make_config  # noqa: E402
@@ -26,6 +25,7 @@ from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text.units import units_of  # noqa: E402
 from keras_llm.training.pretrain import pretrain_run  # noqa: E402
 from keras_llm.training.start import adopt, architecture, open_start, start_weights  # noqa: E402
+from keras_llm.validation import validate  # noqa: E402
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 TEXTS = ["What is a language model?", "什么是语言模型？", " a 🙂", "", "a " * 40]

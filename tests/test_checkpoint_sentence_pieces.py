@@ -18,12 +18,13 @@ transformers = pytest.importorskip("transformers")
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.checkpoints.sentence_pieces import read_sentence_pieces  # noqa: E402
-from keras_llm.config import Config, TokenizerConfig, validate  # noqa: E402
+from keras_llm.config import Config, TokenizerConfig  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.generation.stream import stream_text  # noqa: E402
 from keras_llm.run import load  # noqa: E402
 from keras_llm.text import load_tokenizer  # noqa: E402
 from keras_llm.text.sentencepiece_bpe import SentencePieceBPETokenizer  # noqa: E402
+from keras_llm.validation import validate  # noqa: E402
 
 ADDED = {"<pad>": (420, True), "<think>": (421, False)}
 SIZES = {

@@ -15,7 +15,7 @@ from test_checkpoint_causal import edit, edit_tensors  # noqa: E402
 
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
-from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig, validate  # noqa: E402
+from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.generation.decode import greedy  # noqa: E402
 from keras_llm.layers.embedding import RelativePositions  # noqa: E402
@@ -23,6 +23,7 @@ from keras_llm.run import Run, load, save_weights, write_manifest  # noqa: E402
 from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text import TOKENIZERS  # noqa: E402
 from keras_llm.training.start import adopt, architecture, open_start, start_weights, started  # noqa: E402
+from keras_llm.validation import validate  # noqa: E402
 
 draw = np.random.default_rng(0)
 # Longer than the distance from which on all are alike; the second row ends in padding.

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from keras_llm.compare import compare_runs
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.presets import make_config
 from keras_llm.run import load
 from keras_llm.training.pretrain import pretrain_run
+from keras_llm.validation import validate
 
 LINES = ["春眠不觉晓，处处闻啼鸟。", "夜来风雨声，花落知多少？", "the cat sat on the mat", "the dog sat on the log 🙂"]
 

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from keras_llm.command_line import recommended, seconds
-from keras_llm.config import Config, differences, from_json, to_json, validate
+from keras_llm.config import Config, differences, from_json, to_json
 from keras_llm.errors import UserError
 from keras_llm.presets import PRESETS, make_config
+from keras_llm.validation import validate
 
 
 @pytest.mark.parametrize(("preset", "pair"), [(preset, pair) for preset in PRESETS for pair in PRESETS[preset]])

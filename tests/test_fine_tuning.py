@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_llm.config import LabelConfig, ModelConfig, validate
+from keras_llm.config import LabelConfig, ModelConfig
 from keras_llm.data.prepared import Prepared
 from keras_llm.errors import UserError
 from keras_llm.layers.linear import Linear
@@ -18,6 +18,7 @@ from keras_llm.training.fine_tuning import depth
 from keras_llm.training.optimizers import AdamW
 from keras_llm.training.seeds import train_seeds
 from keras_llm.training.trainer import Trainer
+from keras_llm.validation import validate
 
 
 def array(x):

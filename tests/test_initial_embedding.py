@@ -7,8 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
+from keras_llm.config import Config
 from keras_llm.errors import UserError
 from keras_llm.presets import make_config
+from keras_llm.validation import validate
 from keras_llm.vectors import WordVectors, embedding_matrix
 
 PAIRS = [("什么是词元？", "文本"), ("What is a token?", "a piece"), ("谁写的？", "我们"), ("Who wrote it?", "we did")]
@@ -147,8 +149,6 @@ def test_embedding_starts_from_the_vectors_and_moves_only_when_free(files, tmp_p
 
 
 def test_settings_that_make_no_sense_together_are_refused():
-    from keras_llm.config import Config, validate
-
     config = config_of("", True)
     with pytest.raises(UserError, match="no vectors"):
         validate(config)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import keras_llm
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.evaluate import evaluate_run
 from keras_llm.export import requests, saved_model, verify
@@ -18,6 +17,7 @@ from keras_llm.run import named_weights
 from keras_llm.tasks import make_task
 from keras_llm.training.start import Start, adopt, start_weights
 from keras_llm.training.train import train_run
+from keras_llm.validation import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"PER": ["李白", "杜甫", "Ada", "🙂先生"], "LOC": ["长安", "成都", "Rome"]}

@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 from programs import run as run_script
 
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.export import export_run
@@ -24,6 +23,7 @@ from keras_llm.presets import make_config
 from keras_llm.run import Run, load
 from keras_llm.tasks.causal_lm import CausalLM
 from keras_llm.training.pretrain import pretrain_run, up_to
+from keras_llm.validation import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = ["春眠不觉晓，处处闻啼鸟。", "夜来风雨声，花落知多少？", "the cat sat on the mat", "the dog sat on the log 🙂"]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from programs import run as run_script
 
 import keras_llm
-from keras_llm.config import LabelConfig, validate
+from keras_llm.config import LabelConfig
 from keras_llm.data.prepared import Prepared
 from keras_llm.errors import UserError
 from keras_llm.evaluate import evaluate_run
@@ -21,6 +21,7 @@ from keras_llm.tasks.classification import Classification, balanced
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.start import adopt, open_start, start_weights
 from keras_llm.training.train import train_run
+from keras_llm.validation import validate
 
 TEXTS = [
     ("What a wonderful film !", "pos"),

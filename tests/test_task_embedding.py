@@ -12,7 +12,7 @@ import tensorflow as tf
 from programs import run as run_script
 
 import keras_llm
-from keras_llm.config import ModelConfig, validate
+from keras_llm.config import ModelConfig
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.requests import DIFFICULT
@@ -25,6 +25,7 @@ from keras_llm.tasks import make_task
 from keras_llm.tasks.base import encode
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.train import train_run
+from keras_llm.validation import validate
 
 ANIMALS = ["cat", "dog", "horse", "sparrow", "whale", "snake", "猫", "狗", "马", "麻雀", "鲸", "蛇"]
 FOODS = ["fish", "meat", "grass", "grain", "krill", "mice", "鱼", "肉", "草", "米", "虾", "鼠"]

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 import keras_llm
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.saved_model import save
@@ -19,6 +18,7 @@ from keras_llm.tasks.base import Answering
 from keras_llm.tasks.generation import Generation
 from keras_llm.text import TOKENIZERS
 from keras_llm.training.train import train_run
+from keras_llm.validation import validate
 
 CONVERSATIONS = [
     ["你好", "你好！", "再见", "再见🙂"],

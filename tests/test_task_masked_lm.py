@@ -10,7 +10,6 @@ import tensorflow as tf
 from programs import run as run_script
 
 import keras_llm
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.requests import DIFFICULT
@@ -21,6 +20,7 @@ from keras_llm.tasks import make_task
 from keras_llm.text.sentences import split_sentences
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.pretrain import pretrain_run
+from keras_llm.validation import validate
 
 DOCUMENTS = [
     f"The {animal} eats {food}. The {animal} is {colour}!\n它叫{name}。{name}喜欢吃{dish}，不喜欢水。"

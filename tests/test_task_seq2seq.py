@@ -10,7 +10,6 @@ import sacrebleu
 import tensorflow as tf
 
 import keras_llm
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.evaluate import evaluate_run
 from keras_llm.export import gates
@@ -24,6 +23,7 @@ from keras_llm.tasks.seq2seq import Seq2Seq
 from keras_llm.text import TOKENIZERS
 from keras_llm.training.start import open_start, start_weights
 from keras_llm.training.train import train_run
+from keras_llm.validation import validate
 
 PAIRS = [
     ("a dog runs", "一只狗在跑。"),

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 import keras_llm
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.saved_model import save
@@ -16,6 +15,7 @@ from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.text import TOKENIZERS
 from keras_llm.training.pretrain import pretrain_run
+from keras_llm.validation import validate
 
 DOCUMENTS = [
     "床前明月光，疑是地上霜。",

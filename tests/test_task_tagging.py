@@ -9,13 +9,13 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_llm.config import validate
 from keras_llm.data.tags import parse_tag, read_tags
 from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.tasks.tagging import _parts
 from keras_llm.text import TOKENIZERS
 from keras_llm.text.units import units_of
+from keras_llm.validation import validate
 
 TEXTS = [
     "李白在长安写诗，杜甫在成都。",

@@ -10,9 +10,9 @@ from keras_llm import files
 from keras_llm.checkpoints import FAMILIES
 from keras_llm.checkpoints.files import Checkpoint, read_json
 from keras_llm.checkpoints.table import to_ours
-from keras_llm.config import validate
 from keras_llm.errors import UserError
 from keras_llm.run import Run, named_weights, save_weights, write_manifest
+from keras_llm.validation import validate
 
 
 def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[str], None] = print) -> None:

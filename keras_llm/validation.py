@@ -1,0 +1,284 @@
+"""What settings of a run cannot work, refused with the field's name before anything is read or trained."""
+
+from __future__ import annotations
+
+import collections
+
+from keras_llm.config import LEARNED_LENGTH, SENTINELS, WITHOUT_OFFSETS, Config, LabelConfig
+from keras_llm.errors import UserError
+
+
+def validate(config: Config) -> Config:
+    """Refuses values that cannot work, with the field's name. Returns the config."""
+    network, lengths, training = config.network, config.lengths, config.training
+    positive = {
+        "vocabulary_size": config.text.vocabulary_size,
+        "embedding_dim": network.embedding_dim,
+        "hidden_dim": network.hidden_dim,
+        "num_layers": network.num_layers,
+        "num_heads": network.num_heads,
+        "feedforward_dim": network.feedforward_dim,
+        "context_length": network.context_length,
+        "pair_ends": config.text.pair_ends,
+        "order": network.order,
+        "min_count": network.min_count,
+        "max_question_length": lengths.max_question_length,
+        "max_answer_length": lengths.max_answer_length,
+        "max_source_length": lengths.max_source_length,
+        "window_length": lengths.window_length,
+        "num_beams": config.writing.num_beams,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "evaluate_every": training.evaluate_every,
+        "accumulate": training.accumulate,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{name} must be greater than 0. Received: {value}. Give a positive number.")
+    shares = {
+        "dropout": network.dropout,
+        "recurrent_dropout": network.recurrent_dropout,
+        "token_dropout": network.token_dropout,
+        "ema": training.ema,
+        "label_smoothing": training.label_smoothing,
+        "warmup": training.warmup,
+        "beta_2": training.beta_2,
+    }
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
+    switched = "weight_decay clip_norm patience steps evaluate_steps batch_tokens freeze_layers lora_rank"
+    for name in switched.split():
+        if getattr(training, name) < 0:
+            received = getattr(training, name)
+            raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+    if not 0 < training.layer_decay <= 1:
+        raise UserError(f"layer_decay must be above 0 and at most 1. Received: {training.layer_decay}.")
+    if training.freeze_layers > network.num_layers:
+        raise UserError(
+            "freeze_layers must not exceed num_layers. "
+            f"Received: freeze_layers={training.freeze_layers}, num_layers={network.num_layers}."
+        )
+    if not 0 <= lengths.window_stride < lengths.window_length:
+        raise UserError(
+            "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
+            f"Received: window_stride={lengths.window_stride}, window_length={lengths.window_length}."
+        )
+    if config.model == "transformer" and not network.head_dim and network.embedding_dim % network.num_heads:
+        raise UserError(
+            "embedding_dim must be a multiple of num_heads. "
+            f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
+        )
+    if config.model.startswith("transformer") and network.positions == "relative":
+        _validate_relative(config)
+    if network.num_decoder_layers < 0:
+        raise UserError(
+            f"num_decoder_layers must not be negative. Received: {network.num_decoder_layers}. "
+            "Use 0 for as many blocks as the encoder has."
+        )
+    if network.num_kv_heads and network.num_heads % network.num_kv_heads:
+        raise UserError(
+            "num_heads must be a multiple of num_kv_heads. "
+            f"Received: num_heads={network.num_heads}, num_kv_heads={network.num_kv_heads}."
+        )
+    if config.kind == "reading" and config.text.tokenizer in WITHOUT_OFFSETS:
+        raise UserError(
+            f"A reader needs a tokenizer with byte offsets. Received: tokenizer={config.text.tokenizer}. "
+            "Use wordpiece, characters, words or byte_pair."
+        )
+    frame = lengths.max_question_length + lengths.window_length + 2 + config.text.pair_ends
+    if config.model == "transformer_encoder" and frame > network.context_length:
+        raise UserError(
+            "Question and window are read as one text of at most context_length tokens, with "
+            f"{2 + config.text.pair_ends} tokens around them. Received: "
+            f"max_question_length={lengths.max_question_length}, window_length={lengths.window_length}, "
+            f"context_length={network.context_length}. Make windows shorter."
+        )
+    if config.kind == "reading" and training.label_smoothing:
+        raise UserError(
+            "A reader's classes are the tokens of the context, most of them far from any answer: "
+            "label_smoothing must be 0. "
+            f"Received: {training.label_smoothing}."
+        )
+    writes = config.kind in ("closed_book", "seq2seq", "generation")
+    if writes and config.text.tokenizer in ("wordpiece", "words", "bert"):
+        raise UserError(
+            f"A model that writes needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
+            "Use sentencepiece, characters or byte_pair."
+        )
+    if network.freeze_embeddings and not network.vectors:
+        raise UserError(
+            "freeze_embeddings keeps an embedding as the word vectors have it. Received: no vectors. "
+            "Name a run or file with vectors, or leave the embedding free."
+        )
+    if network.vectors and config.model == "ngram":
+        raise UserError("An n-gram model has no embedding. Received: vectors for one. Leave vectors out.")
+    if config.kind in ("causal_lm", "generation"):
+        _validate_language_model(config)
+    if config.kind in ("seq2seq", "generation"):
+        _validate_writing(config)
+    if config.kind == "classification":
+        _validate_classification(config)
+    if config.kind == "tagging":
+        _validate_tagging(config)
+    if config.kind == "embedding":
+        _validate_embedding(config)
+    if config.kind == "masked_lm":
+        _validate_masked_lm(config)
+    if config.kind == "span_corruption":
+        _validate_span_corruption(config)
+    return config
+
+
+def _validate_relative(config: Config) -> None:
+    network = config.network
+    if config.kind not in ("closed_book", "span_corruption", "seq2seq"):
+        raise UserError(
+            f"Relative positions are for encoder-decoders. Received: positions=relative, kind={config.kind}. "
+            "Use rotary or learned ones."
+        )
+    if network.relative_buckets < 4 or network.relative_distance <= network.relative_buckets // 2:
+        raise UserError(
+            "relative_buckets must be at least 4, and relative_distance more than half of it. "
+            f"Received: {network.relative_buckets} and {network.relative_distance}."
+        )
+
+
+def _validate_language_model(config: Config) -> None:
+    network, longest = config.network, config.lengths.max_answer_length
+    if config.model == "feedforward" and network.order < 2:
+        raise UserError(f"A feed-forward language model sees order - 1 tokens: order >= 2. Received: {network.order}.")
+    if config.model == "lstm_attention" and network.hidden_dim % (2 * network.num_heads):
+        raise UserError(
+            "hidden_dim must be a multiple of 2 * num_heads. "
+            f"Received: hidden_dim={network.hidden_dim}, num_heads={network.num_heads}."
+        )
+    if config.model == "transformer" and network.positions == "learned" and longest >= network.context_length:
+        raise UserError(
+            "Learned positions end with the context: max_answer_length must be below context_length. "
+            f"Received: max_answer_length={longest}, context_length={network.context_length}. Use rotary positions to "
+            "write on beyond it."
+        )
+
+
+def _validate_writing(config: Config) -> None:
+    writing = config.writing
+    if writing.prompt.count("{text}") != 1:
+        raise UserError(
+            'prompt must hold "{text}" once, where the source comes. '
+            f'Received: {writing.prompt!r}. Write for example "summarise: {{text}}".'
+        )
+    lengths = config.lengths
+    longest = max(lengths.max_source_length, lengths.max_answer_length)
+    if config.kind == "seq2seq" and config.network.positions == "learned" and longest >= LEARNED_LENGTH:
+        raise UserError(
+            f"Learned positions end at {LEARNED_LENGTH}: max_source_length and max_answer_length must be below. "
+            f"Received: {lengths.max_source_length} and {lengths.max_answer_length}. Use rotary positions for longer texts."
+        )
+    if writing.max_judged < 0:
+        raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")
+
+
+def _validate_classification(config: Config) -> None:
+    labels = config.labels
+    twice = [name for name, count in collections.Counter(labels.labels).items() if count > 1]
+    if twice:
+        raise UserError(f"A label has one place among the outputs. Received: {twice[0]!r} twice in labels.")
+    if labels.multi_label and labels.class_weights != "none":
+        raise UserError(
+            "class_weights are for texts with one label. Received: it with multi_label. Leave one of them out."
+        )
+    if labels.focal_gamma < 0 or labels.levels < 0:
+        raise UserError(
+            "focal_gamma and levels must not be negative. "
+            f"Received: focal_gamma={labels.focal_gamma}, levels={labels.levels}. Use 0 to switch them off."
+        )
+    if labels.levels and not labels.separator:
+        raise UserError(
+            f"levels counts the parts of labels between separators. Received: levels={labels.levels} without a separator. "
+            "Name it with --separator."
+        )
+    if labels.focal_gamma and config.training.label_smoothing:
+        raise UserError(
+            "Focal loss and label smoothing pull in opposite directions: use one of them. "
+            f"Received: focal_gamma={labels.focal_gamma}, label_smoothing={config.training.label_smoothing}."
+        )
+
+
+def _validate_tagging(config: Config) -> None:
+    network, others = config.network, LabelConfig()
+    for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
+        if getattr(config.labels, name) != getattr(others, name):
+            raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
+    if config.text.tokenizer in WITHOUT_OFFSETS:
+        raise UserError(
+            f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. Use wordpiece, characters or "
+            "words."
+        )
+    if network.context_length < 8:
+        raise UserError(f"A tagger reads windows of context_length >= 8. Received: {network.context_length}.")
+    if network.character_dim < 0 or (network.character_dim and config.model != "lstm"):
+        raise UserError(
+            "character_dim is the width of what an lstm tagger reads of a token's characters; 0: nothing. "
+            f"Received: character_dim={network.character_dim}, model={config.model}."
+        )
+    if config.labels.crf and config.training.label_smoothing:
+        raise UserError(
+            "A conditional random field is trained on whole sequences of tags: label_smoothing must be 0. "
+            f"Received: {config.training.label_smoothing}. Leave one of them out."
+        )
+
+
+def _validate_embedding(config: Config) -> None:
+    embedding, longest, context = config.embedding, config.lengths.max_text_length, config.network.context_length
+    if embedding.temperature <= 0:
+        raise UserError(f"temperature must be greater than 0. Received: {embedding.temperature}. 0.05 is usual.")
+    if embedding.negatives < 0:
+        raise UserError(f"negatives must not be negative. Received: {embedding.negatives}. Use 0 to leave them out.")
+    if longest and not 2 < longest <= context:
+        raise UserError(
+            f"max_text_length must be above 2, at most context_length, or 0. Received: {longest}, context_length={context}."
+        )
+    if config.training.label_smoothing:
+        raise UserError(
+            "Contrastive learning has one right text in a batch: label_smoothing must be 0. "
+            f"Received: {config.training.label_smoothing}."
+        )
+
+
+def _validate_masked_lm(config: Config) -> None:
+    masking, length = config.masking, config.network.context_length
+    if config.text.tokenizer not in ("wordpiece", "bert", "byte_pair"):
+        raise UserError(
+            f"Masked language modelling needs a tokenizer with a mask token. Received: tokenizer={config.text.tokenizer}. "
+            "Use wordpiece."
+        )
+    if not 0 < masking.mask_share < 1:
+        raise UserError(f"mask_share must be above 0 and below 1. Received: {masking.mask_share}.")
+    if length < 8:
+        raise UserError(f"Two sentences and three special tokens need context_length >= 8. Received: {length}.")
+    if masking.segmentation == "jieba" and not masking.whole_words:
+        raise UserError(
+            "segmentation says which characters are hidden together, so it needs whole_words. "
+            "Received: segmentation=jieba without whole_words. Leave one of them out."
+        )
+
+
+def _validate_span_corruption(config: Config) -> None:
+    masking, length = config.masking, config.network.context_length
+    if config.text.tokenizer not in ("sentencepiece", "characters", "byte_pair"):
+        raise UserError(
+            f"Span corruption writes text and needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
+            "Use sentencepiece, characters or byte_pair."
+        )
+    # More would leave fewer visible tokens than spans to keep apart.
+    if not 0 < masking.mask_share <= 0.5:
+        raise UserError(f"mask_share of span corruption must be above 0, at most 0.5. Received: {masking.mask_share}.")
+    if masking.span_length < 1:
+        raise UserError(f"span_length must be at least 1. Received: {masking.span_length}.")
+    if length * masking.mask_share > SENTINELS * masking.span_length:
+        raise UserError(
+            f"A row has at most {SENTINELS} spans: context_length * mask_share / span_length must not exceed it. Received: "
+            f"{length} * {masking.mask_share} / {masking.span_length}. Give a shorter context or longer spans."
+        )
