@@ -112,18 +112,24 @@ def test_hidden_states_and_logits_are_those_of_transformers(imported, name):
     assert np.abs(theirs.logits.numpy()).max() > 1  # weights that are not nearly nothing
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_greedy_text_is_that_of_transformers(imported, name):
+RULES = {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2}  # what the prompt says counts for both
+
+
+@pytest.mark.parametrize("name, rules", [*((name, {}) for name in FAMILIES), ("llama", RULES)])
+def test_the_greedy_text_is_that_of_transformers(imported, name, rules):
     case = imported(name)
     texts = ["What is", "什么是语言模型？", "Hello 🙂 12345 x = f(", ""]
-    found = case.task.ask([{"text": text} for text in texts])
+    signature = "sample" if rules else "serving_default"
+    way = case.task.signatures[signature]
+    settings = {"temperature": 0.0, **rules} if rules else {}
+    found = case.task.ask([way.example({"text": text}) | settings for text in texts], signature=signature)
     for text, ours in zip(texts, found, strict=True):
         ids = case.tokenizer(text, return_tensors="pt").input_ids.long()
         if not ids.shape[1]:  # transformers cannot begin with nothing
             ids = torch.tensor([[case.task.tokenizer.start_id]])
         longest = case.task.longest + 1  # what we write if no end comes
         written = case.theirs.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False, pad_token_id=0
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False, pad_token_id=0, **rules
         )[0, ids.shape[1] :]
         assert ours["answer"] == case.tokenizer.decode(written, skip_special_tokens=True)
 

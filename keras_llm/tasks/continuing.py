@@ -33,17 +33,27 @@ class Continuing(Generating, Task):
         ends = self.config.model == "transformer" and network.positions == "learned"
         return network.context_length - (self.longest if ends else 0)
 
-    def begin(self, text):
+    def read(self, text):
+        """string [B] -> ragged int32 [B, (n)]: the prompt as the model reads it, at least one token."""
         import tensorflow as tf
-
-        from keras_llm.generation.forced import Forced
 
         tokenizer = self.tokenizer
         ids = self.prompt_ids(text)
         # A text of nothing begins with the start id in any case: something must be before the first token.
         starts = tf.cast((ids.row_lengths() == 0) | self.config.text.prompt_start, ids.row_splits.dtype)
         start = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(starts)], tokenizer.start_id), starts)
-        ids = tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
+        return tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
+
+    def used(self, text):
+        return self.read(text).to_tensor(default_value=self.tokenizer.end_id)
+
+    def begin(self, text):
+        import tensorflow as tf
+
+        from keras_llm.generation.forced import Forced
+
+        tokenizer = self.tokenizer
+        ids = self.read(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         prompt = ids.to_tensor(default_value=tokenizer.pad_id)
         width = tf.shape(prompt)[1]

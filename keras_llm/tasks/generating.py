@@ -42,6 +42,11 @@ class Generating:
         """String tensors [B] -> the arguments of `greedy`, `sample` and `beam_search` that say what is decoded."""
         raise NotImplementedError
 
+    def used(self, **strings):
+        """String tensors [B] -> int32 [B, P], padded at the right with `begin`'s pad id: tokens before the answer that the
+        rules count as used. None where the answer is a text of its own, as an encoder-decoder's."""
+        return None
+
     @property
     def signatures(self):
         return {
@@ -100,7 +105,6 @@ class Generating:
         import tensorflow as tf
 
         from keras_llm.generation.decode import sampling_chooser
-        from keras_llm.generation.logits import Rules
         from keras_llm.generation.stream import stream, stream_text
         from keras_llm.tasks.base import encode
 
@@ -109,8 +113,9 @@ class Generating:
         chosen = {name: value for name, value in chosen.items() if name in SETTINGS}
         stop = [*stop, *filter(None, [chosen.pop("stop")])]
         filters = {name: chosen.pop(name) for name in ("seed", *FILTERS)}
-        rules = Rules(**chosen)
-        begun = self.begin(**{name: tf.constant([encode(strings[name])]) for name in self.inputs})
+        begun, rules = self._begin_with_rules(
+            {name: tf.constant([encode(strings[name])]) for name in self.inputs} | chosen
+        )
         begun.pop("forced", None)  # a single row is never ahead of another
         choose = sampling_chooser(begun["end_id"], begun["pad_id"], begun["max_length"], rules=rules, **filters)
         begun["step"] = tf.function(begun["step"], reduce_retracing=True)
@@ -132,7 +137,7 @@ class Generating:
         from keras_llm.generation.logits import Rules
 
         strings = {name: others.pop(name) for name in self.inputs}
-        return self.begin(**strings), Rules(**others)
+        return self.begin(**strings), Rules(**others, prompt_ids=self.used(**strings))
 
     def _finish(self, ids, log_probs, pad_id, limit=None):
         return {"answer": self.text_of(ids), "score": mean_probability(ids, log_probs, pad_id, limit)}
