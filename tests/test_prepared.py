@@ -89,7 +89,7 @@ def test_blocks_give_what_rows_give(rows, cuts):
     arrays = [(np.array(sum(block, []), "uint16"), np.array([len(row) for row in block], "int64")) for block in blocks]
     with tempfile.TemporaryDirectory() as directory:
         one = Prepared.write(f"{directory}/rows", ({"ids": np.array(row, "uint16")} for row in rows), "print")
-        other = Prepared.write_blocks(f"{directory}/blocks", "ids", iter(arrays), "print")
+        other = Prepared.write_blocks(f"{directory}/blocks", ({"ids": array} for array in arrays), "print")
         assert len(one) == len(other) == len(rows)
         for file in ("ids.npy", "ids.splits.npy", "prepared.json"):
             assert Path(directory, "rows", file).read_bytes() == Path(directory, "blocks", file).read_bytes()
@@ -107,13 +107,19 @@ def test_blocks_give_what_rows_give(rows, cuts):
 )
 def test_blocks_must_fit(tmp_path, block, message):
     with pytest.raises(ValueError, match=message):
-        Prepared.write_blocks(tmp_path / "data", "ids", [(np.zeros(2, "uint16"), [2]), block], "print")
+        Prepared.write_blocks(tmp_path / "data", [{"ids": (np.zeros(2, "uint16"), [2])}, {"ids": block}], "print")
     assert not list(tmp_path.iterdir())
+
+
+def test_features_of_a_block_have_the_same_rows(tmp_path):
+    block = {"ids": (np.zeros(3, "uint16"), [1, 2]), "is_word": (np.ones(3, bool), [3])}
+    with pytest.raises(ValueError, match="as many rows of each feature. Received: {'ids': 2, 'is_word': 1}"):
+        Prepared.write_blocks(tmp_path / "data", [block], "print")
 
 
 def test_no_blocks(tmp_path):
     with pytest.raises(UserError, match="At least one example must be prepared"):
-        Prepared.write_blocks(tmp_path / "data", "ids", [], "print")
+        Prepared.write_blocks(tmp_path / "data", [], "print")
 
 
 def test_arrays_are_mapped_and_read_only(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -57,39 +58,17 @@ class MaskedLM(Filling):
 
     def prepare(self, records):
         """Rows of a document's ids without special ones: `token_ids`, `starts_word` and `sentence_lengths`."""
-        import tensorflow as tf
+        from keras_llm.text.encoding import rows
 
-        from keras_llm.text.sentences import split_sentences, word_segmenter
+        texts = (encode(record["text"]).decode() for record in records)
+        while batch := list(itertools.islice(texts, PREPARED_AT_ONCE)):
+            yield from rows(self._encoder(batch))
 
-        segment = word_segmenter(self.config.masking.segmentation)
-        dtype = "uint16" if self.tokenizer.vocabulary_size <= 1 << 16 else "int32"
-        to_ids = self.traced(self._to_ids, tf.TensorSpec([None], tf.string))
-        records = iter(records)
-        while batch := list(itertools.islice(records, PREPARED_AT_ONCE)):
-            documents = [split_sentences(record["text"]) for record in batch]
-            sentences = [encode(sentence) for document in documents for sentence in document]
-            ids, lengths, starts_word, starts = (value.numpy() for value in to_ids(tf.constant(sentences, tf.string)))
-            ends = np.cumsum(lengths)
-            if segment:
-                for sentence, end, length in zip(sentences, ends, lengths, strict=True):
-                    here = slice(end - length, end)
-                    starts_word[here] &= np.isin(starts[here], _word_starts(segment(sentence.decode())))
-            first = 0
-            for document in documents:
-                begin, stop = ends[first - 1] if first else 0, first + len(document)
-                end = ends[stop - 1] if stop else 0
-                if end > begin:  # a text may be without any token
-                    some = lengths[first:stop]
-                    yield {
-                        "token_ids": ids[begin:end].astype(dtype),
-                        "starts_word": starts_word[begin:end],
-                        "sentence_lengths": some[some > 0].astype("int32"),
-                    }
-                first = stop
+    @functools.cached_property
+    def _encoder(self):
+        from keras_llm.text.encoding import SentencewiseEncoder
 
-    def _to_ids(self, sentences):
-        ids, starts, ends = self.tokenizer.encode_with_offsets(sentences)
-        return ids.values, ids.row_lengths(), ~self.tokenizer.continues(ids, starts, ends).values, starts.values
+        return SentencewiseEncoder(self.tokenizer, self.config.masking.segmentation)
 
     def batches(self, prepared, multiple):
         training = self.config.training
@@ -227,14 +206,3 @@ class MaskedLM(Filling):
 
     def _inputs(self, ids, places):
         return {"token_ids": ids, "segment_ids": ids * 0, "mask_positions": places}
-
-
-def _word_starts(words: list[str]) -> np.ndarray:
-    """The byte at which each word of a text begins.
-
-    Example:
-
-    >>> _word_starts(["北京", "a"]).tolist()
-    [0, 6]
-    """
-    return np.cumsum([0, *(len(encode(word)) for word in words[:-1])])

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from keras_llm import files
 from keras_llm.config import Config, to_json
 from keras_llm.errors import UserError
@@ -47,7 +45,7 @@ def pretrain_run(
         UserError: see `Corpus`, `Run` and `Trainer`.
     """
     from keras_llm.data.corpus import Corpus, evaluation_corpus
-    from keras_llm.data.prepared import Prepared, fingerprint
+    from keras_llm.data.prepared import fingerprint
     from keras_llm.training.tokenizing import prepare_documents
 
     if config.kind == "masked_lm" and config.text.tokenizer == "byte_pair":
@@ -72,20 +70,17 @@ def pretrain_run(
         evaluation += [{"text": text} for text in held_out]
 
     def prepare(task, directory):
-        if config.kind == "masked_lm":  # rows of more than ids
-            shown = tqdm(documents, total=documents.amount.documents, unit=" documents", desc="Tokenizing")
-            rows = task.prepare({"text": text} for text in shown)
-            prepared = Prepared.write(directory / "prepared", rows, data_hash)
-        else:
-            task.tokenizer.save(directory / "tokenizer")
-            prepared = prepare_documents(
-                documents,
-                directory / "tokenizer",
-                directory / "prepared",
-                data_hash,
-                total_bytes=documents.amount.bytes,
-                show_progress=True,
-            )
+        task.tokenizer.save(directory / "tokenizer")
+        masked = config.kind == "masked_lm"
+        prepared = prepare_documents(
+            documents,
+            directory / "tokenizer",
+            directory / "prepared",
+            data_hash,
+            total_bytes=documents.amount.bytes,
+            show_progress=True,
+            encoder=("sentences", config.masking.segmentation) if masked else ("documents",),
+        )
         if config.model != "ngram":  # which is counted, not trained in batches
             require_one_batch(task, prepared)
         return prepared

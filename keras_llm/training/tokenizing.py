@@ -13,7 +13,6 @@ from keras_llm.data.parallel import available_cores, ordered_map
 from keras_llm.data.prepared import Prepared
 from keras_llm.errors import UserError
 
-FEATURE = "token_ids"
 BATCH = 1 << 18  # characters of documents encoded at once
 WORTH_PROCESSES = 1 << 25  # characters encoded before processes, which take seconds to start, are worth it
 ENCODER = "keras_llm.text.encoding:encoder_of_a_process"
@@ -28,9 +27,10 @@ def prepare_documents(
     processes: int | None = None,
     total_bytes: int | None = None,
     show_progress: bool = False,
+    encoder: tuple[str, ...] = ("documents",),
 ) -> Prepared:
-    """Encodes documents and writes them as prepared data of a language model: one row a document, one feature
-    `token_ids` = start_id, its ids, end_id; uint16 where the vocabulary has at most 65,536 ids, else int32.
+    """Encodes documents and writes them as prepared data of a language model, one row a document: `token_ids` = start_id,
+    its ids, end_id; uint16 where the vocabulary has at most 65,536 ids, else int32.
 
     The first 32 million characters are encoded in this process: a smaller corpus needs no other. The result does not depend
     on the number of processes.
@@ -44,6 +44,8 @@ def prepare_documents(
         processes: at most so many; None: one for each core, at most 8.
         total_bytes: of all documents, if known: for the progress bar (`corpus.part("train").amount.bytes`).
         show_progress: draw a bar over the documents' bytes.
+        encoder: a name in `keras_llm.text.encoding.ENCODERS` and what it takes besides the tokenizer: with ("sentences",
+            "none") rows are what a masked language model learns from, see `SentencewiseEncoder`.
 
     Raises:
         UserError: there are no documents; the tokenizer is broken; the disk is full; a process was killed.
@@ -58,26 +60,27 @@ def prepare_documents(
     if processes is not None and processes < 1:
         raise UserError(f"processes must be at least 1. Received: {processes}. Give a positive number.")
     processes = min(available_cores(), MOST_PROCESSES) if processes is None else processes
+    kind, *others = encoder
     with (
         tqdm(total=total_bytes, unit="B", unit_scale=True, desc="Tokenizing", disable=not show_progress) as bar,
-        closing(_encoded(documents, str(tokenizer_directory), processes, bar)) as blocks,
+        closing(_encoded(documents, (kind, str(tokenizer_directory), *others), processes, bar)) as blocks,
     ):
-        return Prepared.write_blocks(directory, FEATURE, blocks, fingerprint)
+        return Prepared.write_blocks(directory, blocks, fingerprint)
 
 
-def _encoded(documents: Iterable[str], tokenizer_directory: str, processes: int, bar: tqdm) -> Iterator[tuple]:
-    """(values, lengths) of one batch of documents after the other."""
-    from keras_llm.text.encoding import DocumentEncoder
+def _encoded(documents: Iterable[str], encoder: tuple[str, ...], processes: int, bar: tqdm) -> Iterator[dict]:
+    """The blocks of one batch of documents after the other."""
+    from keras_llm.text.encoding import make_encoder
 
     sizes: list[int] = []  # of batches under way
     batches = _batches(documents, sizes)
     alone = itertools.islice(batches, WORTH_PROCESSES // BATCH) if processes > 1 else batches
-    for block in map(DocumentEncoder(tokenizer_directory), alone):
+    for block in map(make_encoder(*encoder), alone):
         bar.update(sizes.pop(0))
         yield block
     for batch in batches:  # the first of those left, if there are any
         rest = itertools.chain([batch], batches)
-        with closing(ordered_map(ENCODER, (tokenizer_directory,), rest, processes)) as blocks:
+        with closing(ordered_map(ENCODER, encoder, rest, processes)) as blocks:
             for block in blocks:
                 bar.update(sizes.pop(0))
                 yield block
