@@ -1,4 +1,4 @@
-"""Make a run of a pretrained checkpoint in Hugging Face's form: to ask, evaluate, export, generate with and fine-tune."""
+"""Make a run of a pretrained checkpoint (Hugging Face's form, or a KerasHub preset): to ask, evaluate, export, fine-tune."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from keras_llm.command_line import parse, run_script
 @dataclasses.dataclass
 class Arguments:
     checkpoint: tyro.conf.Positional[Path]
-    """Folder with config.json, weights (safetensors or PyTorch's .bin) and tokenizer files."""
+    """Folder with config.json, weights (safetensors or PyTorch's .bin) and tokenizer files; or what KerasHub's `save_to_preset`
+    wrote."""
     run: tyro.conf.Positional[Path]
     """Directory of the run; must not exist."""
 

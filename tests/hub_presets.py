@@ -85,53 +85,53 @@ ROBERTA = ["<s>", "<pad>", "</s>", "<mask>"]
 
 def bert(task="TextEmbedder", **options):
     tokenizer = models.BertTokenizer(word_pieces(), lowercase=True)
-    return _joined("Bert", task, tokenizer, CLASSIC, **options)
+    return joined("Bert", task, tokenizer, CLASSIC, **options)
 
 
 def distil_bert(task="TextClassifier", **options):
     tokenizer = models.DistilBertTokenizer(word_pieces(), lowercase=True)
-    return _joined("DistilBert", task, tokenizer, CLASSIC, **options)
+    return joined("DistilBert", task, tokenizer, CLASSIC, **options)
 
 
 def roberta(task="MaskedLM", **options):
     tokenizer = models.RobertaTokenizer(**byte_pair("gpt2", ROBERTA))
-    return _joined("Roberta", task, tokenizer, CLASSIC, **options)
+    return joined("Roberta", task, tokenizer, CLASSIC, **options)
 
 
 def gpt2():
-    return _joined(
+    return joined(
         "GPT2", "CausalLM", models.GPT2Tokenizer(**byte_pair("gpt2", ["<|endoftext|>"])), {**CLASSIC, "num_layers": 2}
     )
 
 
 def bart():
     tokenizer = models.BartTokenizer(**byte_pair("gpt2", ROBERTA))
-    return _joined("Bart", "Seq2SeqLM", tokenizer, {**CLASSIC, "num_layers": 2})
+    return joined("Bart", "Seq2SeqLM", tokenizer, {**CLASSIC, "num_layers": 2})
 
 
 def t5():
     tokenizer = models.T5Tokenizer(sentence_pieces(pad_id=0, eos_id=1, unk_id=2, bos_id=-1))
     sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
-    return _joined("T5", "Seq2SeqLM", tokenizer, sizes)
+    return joined("T5", "Seq2SeqLM", tokenizer, sizes)
 
 
 def llama():
-    return _joined("Llama", "CausalLM", models.LlamaTokenizer(sentence_pieces()), LLAMA)
+    return joined("Llama", "CausalLM", models.LlamaTokenizer(sentence_pieces()), LLAMA)
 
 
 def llama3():
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
-    return _joined("Llama3", "CausalLM", models.Llama3Tokenizer(**byte_pair("llama3", special)), LLAMA)
+    return joined("Llama3", "CausalLM", models.Llama3Tokenizer(**byte_pair("llama3", special)), LLAMA)
 
 
 def qwen2():
     tokenizer = models.QwenTokenizer(**byte_pair("qwen2", ["<|endoftext|>", "<|im_end|>"]))
-    return _joined("Qwen", "CausalLM", tokenizer, {**LLAMA, "use_sliding_window_attention": False})
+    return joined("Qwen", "CausalLM", tokenizer, {**LLAMA, "use_sliding_window_attention": False})
 
 
 def qwen3():
     tokenizer = models.Qwen3Tokenizer(**byte_pair("qwen2", ["<|endoftext|>", "<|im_end|>"]))
-    return _joined("Qwen3", "CausalLM", tokenizer, {**LLAMA, "head_dim": 4})
+    return joined("Qwen3", "CausalLM", tokenizer, {**LLAMA, "head_dim": 4})
 
 
 GEMMA = {**LLAMA, "head_dim": 4}
@@ -147,16 +147,16 @@ GEMMA_IDS = {
 
 
 def gemma():
-    return _joined("Gemma", "CausalLM", models.GemmaTokenizer(sentence_pieces(**GEMMA_IDS)), GEMMA)
+    return joined("Gemma", "CausalLM", models.GemmaTokenizer(sentence_pieces(**GEMMA_IDS)), GEMMA)
 
 
 def gemma3():
     tokenizer = models.Gemma3Tokenizer(sentence_pieces(**GEMMA_IDS), has_vision_tokens=False)
     sizes = {**GEMMA, "image_size": 16, "vision_encoder": None, "query_head_dim_normalize": True}
-    return _joined("Gemma3", "CausalLM", tokenizer, sizes)
+    return joined("Gemma3", "CausalLM", tokenizer, sizes)
 
 
-def _joined(family, task, tokenizer, sizes, **options):
+def joined(family, task, tokenizer, sizes, **options):
     keras.utils.set_random_seed(1)
     size = tokenizer.vocabulary_size()
     backbone = getattr(models, f"{family}Backbone")(vocabulary_size=size, **sizes)

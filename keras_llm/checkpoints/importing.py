@@ -9,7 +9,9 @@ from pathlib import Path
 from keras_llm import files
 from keras_llm.checkpoints import FAMILIES
 from keras_llm.checkpoints.files import Checkpoint, read_json
+from keras_llm.checkpoints.keras_hub_presets import hugging_face_form
 from keras_llm.checkpoints.table import to_ours
+from keras_llm.config import Config
 from keras_llm.errors import UserError
 from keras_llm.run import Run, named_weights, save_weights, write_manifest
 from keras_llm.validation import validate
@@ -19,7 +21,7 @@ def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[st
     """Writes the run directory of a checkpoint; it appears whole or not at all.
 
     Args:
-        folder: in Hugging Face's form: config.json, weights, tokenizer.
+        folder: in Hugging Face's form: config.json, weights, tokenizer; or a KerasHub preset.
         run_dir: must not exist.
         say: receives what is told to the user.
 
@@ -37,8 +39,9 @@ def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[st
     if run_dir.exists():  # before the work, not after it
         raise UserError(f"{run_dir} exists already. Choose another name or remove it.")
     say(f"Reading {folder}")
-    task = open_checkpoint(folder)
-    family = read_json(Path(folder) / "config.json")["model_type"]
+    with hugging_face_form(folder) as readable:
+        task = open_checkpoint(readable)
+        family = read_json(readable / "config.json")["model_type"]
     with files.creating(run_dir) as directory:
         # No data: what --resume would continue does not exist.
         write_manifest(directory, task.config, task.tokenizer, data="", checkpoint=family)
@@ -55,32 +58,32 @@ def open_checkpoint(folder: str | Path):
     """A checkpoint as a task: its config, its tokenizer and a model with its weights, in float32.
 
     Args:
-        folder: in Hugging Face's form.
+        folder: as for `import_checkpoint`.
 
     Raises:
         UserError: see `import_checkpoint`.
     """
     from keras_llm.tasks import make_task
 
-    folder = Path(folder)
-    checkpoint = Checkpoint(folder)
-    family, config = describe(folder)
-    tokenizer = family.read_tokenizer(folder, config)
-    config.text.unicode_policy = tokenizer.unicode_policy
-    task = make_task(validate(config), tokenizer, precision="float32")
-    weights = named_weights(task.model)
-    entries = family.table(config, tokenizer.vocabulary_size)
-    in_table = {name for entry in entries for name in entry.theirs}
-    arrays = to_ours(
-        entries,
-        checkpoint,
-        {name: tuple(weight.shape) for name, weight in weights.items()},
-        family.CANONICAL,
-        {name: other for name, other in family.TIED.items() if name not in in_table},
-        family.IGNORED,
-    )
-    for name, weight in weights.items():
-        weight.assign(arrays.pop(name))
+    with hugging_face_form(folder) as readable:
+        checkpoint = Checkpoint(readable)
+        family, config = _described(readable)
+        tokenizer = family.read_tokenizer(readable, config)
+        config.text.unicode_policy = tokenizer.unicode_policy
+        task = make_task(validate(config), tokenizer, precision="float32")
+        weights = named_weights(task.model)
+        entries = family.table(config, tokenizer.vocabulary_size)
+        in_table = {name for entry in entries for name in entry.theirs}
+        arrays = to_ours(
+            entries,
+            checkpoint,
+            {name: tuple(weight.shape) for name, weight in weights.items()},
+            family.CANONICAL,
+            {name: other for name, other in family.TIED.items() if name not in in_table},
+            family.IGNORED,
+        )
+        for name, weight in weights.items():
+            weight.assign(arrays.pop(name))
     return task
 
 
@@ -95,22 +98,21 @@ def is_checkpoint(path: str | Path) -> bool:
     return (Path(path) / "config.json").exists() and not (Path(path) / "manifest.json").exists()
 
 
-def describe(folder: str | Path):
-    """A checkpoint's family, a module, and the config of the run that it becomes.
+def read_config(folder: str | Path) -> Config:
+    """The config of the run that a checkpoint becomes.
 
     Raises:
         UserError: see `import_checkpoint`.
     """
-    folder = Path(folder)
+    with hugging_face_form(folder) as readable:
+        return _described(readable)[1]
+
+
+def _described(folder: Path):
+    """A family, which is a module, and the config of the run."""
     described = read_json(folder / "config.json")
     family = family_module(described.get("model_type"), folder)
     return family, family.read_config(described, folder)
-
-
-def open_tokenizer(folder: str | Path):
-    """A checkpoint's tokenizer."""
-    family, config = describe(folder)
-    return family.read_tokenizer(Path(folder), config)
 
 
 def family_module(model_type, folder):

@@ -36,11 +36,11 @@ class Start:
 
 def started(path: str | Path) -> Config:
     """The config of the model that a run directory or a checkpoint holds; see `open_start`."""
-    from keras_llm.checkpoints.importing import describe, is_checkpoint
+    from keras_llm.checkpoints.importing import is_checkpoint, read_config
     from keras_llm.run import Run
 
     if is_checkpoint(path):
-        return describe(path)[1]
+        return read_config(path)
     config = Run(path).config
     if config.model == "ngram":
         raise UserError(f"An n-gram model has no weights to start from. Received: {path}. Choose another run.")
@@ -53,13 +53,14 @@ def open_start(path: str | Path) -> Start:
     Raises:
         UserError: it is not a whole run, or a checkpoint that is not supported.
     """
-    from keras_llm.checkpoints.importing import is_checkpoint, open_checkpoint, open_tokenizer
+    from keras_llm.checkpoints.importing import is_checkpoint, open_checkpoint
     from keras_llm.run import Run, named_weights, read_weights
 
     if is_checkpoint(path):
         task = open_checkpoint(path)
         arrays = {name: np.asarray(weight.value) for name, weight in named_weights(task.model).items()}
-        return Start(str(path), task.config, lambda: open_tokenizer(path), arrays)
+        tokenizer = task.tokenizer
+        return Start(str(path), task.config, lambda: tokenizer, arrays)
     config, run = started(path), Run(path)
     arrays = read_weights(run.best_weights)[1]
     if config.kind == "span_corruption":  # its sentinels are ids above the tokenizer's, which no other kind has
