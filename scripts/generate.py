@@ -41,9 +41,9 @@ class Arguments:
     length_penalty: float | None = None
     """With --beams: the power of the length that scores are divided by; default: 1."""
     repetition_penalty: float = 1.0
-    """Above 1 makes tokens less likely that were there before, in the text written."""
+    """Above 1 makes tokens less likely that were there before, in the prompt or in the text."""
     no_repeat_ngram_size: int = 0
-    """Never write the same so many tokens twice; 0: no such rule."""
+    """Never write the same so many tokens twice, those of the prompt among them; 0: no such rule."""
     min_tokens: int = 0
     """Shortest text in tokens."""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
