@@ -289,7 +289,7 @@ class TrainingConfig:
     batch_size: int = 32
     """Examples (for readers: windows) a step."""
     batch_tokens: int = 0
-    """Tokens a step, padding among them, in place of batch_size; 0: batch_size (reading, closed_book, seq2seq, generation)."""
+    """Tokens a step, padding among them, in place of batch_size; 0: batch_size. Not for models of corpora and of vectors."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "rsqrt", "constant"] = "cosine"

@@ -7,6 +7,8 @@ import collections
 from keras_llm.config import LEARNED_LENGTH, SENTINELS, WITHOUT_OFFSETS, Config, LabelConfig
 from keras_llm.errors import UserError
 
+BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_book", "generation")
+
 
 def validate(config: Config) -> Config:
     """Refuses values that cannot work, with the field's name. Returns the config."""
@@ -114,6 +116,11 @@ def validate(config: Config) -> Config:
         )
     if network.vectors and config.model == "ngram":
         raise UserError("An n-gram model has no embedding. Received: vectors for one. Leave vectors out.")
+    if training.batch_tokens and config.kind not in BATCHED_BY_TOKENS:
+        raise UserError(
+            f"batch_tokens is for {', '.join(BATCHED_BY_TOKENS)}. "
+            f"Received: {training.batch_tokens} for {config.kind}. Give batch_size."
+        )
     if config.kind in ("causal_lm", "generation"):
         _validate_language_model(config)
     if config.kind in ("seq2seq", "generation"):

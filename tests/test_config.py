@@ -75,6 +75,14 @@ def test_values_that_cannot_work(section, values, message):
         validate(config)
 
 
+@pytest.mark.parametrize("kind", ["causal_lm", "masked_lm", "embedding"])
+def test_tokens_a_batch_are_refused_where_nothing_obeys_them(kind):
+    config = make_config(kind, "transformer")
+    config.training.batch_tokens = 4096
+    with pytest.raises(UserError, match=f"batch_tokens is for reading, .* 4096 for {kind}"):
+        validate(config)
+
+
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'small'"):
         make_config("reading", "lstm", "smal")

@@ -59,6 +59,15 @@ def untrained(model="transformer", records=None, **labels):
     return make_task(config, WordPieceTokenizer.train(Classification.texts(records), 150)), records
 
 
+def test_batches_of_so_many_tokens(tmp_path):
+    task, records = untrained()
+    task.config.training.batch_tokens = 48
+    batches = task.batches(Prepared.write(tmp_path / "prepared", task.prepare(records), ""), 8)
+    shapes = [batches[i]["token_ids"].shape for i in range(batches.steps_per_epoch)]
+    assert sum(rows for rows, _ in shapes) == len(records) and len(shapes) > 1
+    assert all(rows == 1 or rows * width <= 48 for rows, width in shapes)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("classification")

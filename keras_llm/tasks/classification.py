@@ -124,12 +124,11 @@ class Classification(Task):
                 yield found
 
     def batches(self, prepared, multiple):
-        from keras_llm.data.batches import Batches
+        from keras_llm.data.token_batches import bucketed
 
         if self.config.labels.class_weights == "balanced":
             self._weights = balanced(prepared.features["label"], len(self.config.labels.labels))
-        training = self.config.training
-        return Batches(prepared, training.batch_size, training.seed, "token_ids", multiple, padding=self.padding)
+        return bucketed(prepared, self.config.training, "token_ids", ("token_ids",), multiple, self.padding)
 
     def split(self, batch):
         x = {name: batch[name].astype("int32") for name in ("token_ids", "segment_ids")}

@@ -152,10 +152,9 @@ class Tagging(Task):
                     yield row
 
     def batches(self, prepared, multiple):
-        from keras_llm.data.batches import Batches
+        from keras_llm.data.token_batches import bucketed
 
-        training = self.config.training
-        return Batches(prepared, training.batch_size, training.seed, "token_ids", multiple, padding=self.padding)
+        return bucketed(prepared, self.config.training, "token_ids", ("token_ids",), multiple, self.padding)
 
     def split(self, batch):
         x = {"token_ids": batch["token_ids"], "places": batch["places"]}
