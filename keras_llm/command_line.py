@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -17,7 +20,9 @@ from keras_llm.presets import make_config
 def run_script(main: Callable[[], int | None]) -> None:
     """Calls `main` and ends the process: 0, `main`'s own number, 2 for a user's mistake, 130 for an interrupt."""
     # TensorFlow's start-up notes would bury what the script has to say.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ and "tensorflow" not in sys.modules:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        sys.meta_path.insert(0, QuietTensorFlow())
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         code = main() or 0
@@ -31,6 +36,37 @@ def run_script(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+class QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Keeps what TensorFlow's libraries write to standard error while they are loaded, which no log level reaches, from being
+    seen; it is shown if they cannot be loaded."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            kept = os.dup(2)
+            with tempfile.TemporaryFile() as written:
+                os.dup2(written.fileno(), 2)
+                try:
+                    execute(module)
+                except BaseException:
+                    written.seek(0)
+                    os.write(kept, written.read())
+                    raise
+                finally:
+                    os.dup2(kept, 2)
+                    os.close(kept)
+
+        spec.loader.exec_module = exec_module
+        return spec
 
 
 def parse(cls, description: str, default=None):

@@ -53,6 +53,10 @@ def main():
         task = keras_llm.load(arguments.source)
         if len(task.inputs) == len(strings) == 1:  # whatever it is called
             strings = {task.inputs[0]: arguments.question}
+        elif len(strings) == 1:
+            raise UserError(
+                f"A {task.kind} run that reads two texts is asked with both. Received: one. Add --{task.inputs[1]}."
+            )
         answer = task.shown(task.ask_one(strings, arguments.signature, settings))
     print(json.dumps(answer, ensure_ascii=False))
 

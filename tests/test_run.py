@@ -1,6 +1,7 @@
 """The run directory: what is refused when it is not whole or its parts do not belong together; ask and evaluate."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,31 @@ def test_help_and_refusals_load_no_framework(script):
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout.strip().endswith(expected), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_what_tensorflow_says_while_it_is_loaded_is_seen_only_if_it_cannot_be(breaks, tmp_path):
+    source = "import os; os.write(2, b'oneDNN is on'); version = 3" + (
+        "; raise ImportError('libcuda')" if breaks else ""
+    )
+    (tmp_path / "tensorflow.py").write_text(source)
+    code = "\n".join(
+        [
+            "import sys",
+            f"sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]",
+            "from keras_llm.command_line import run_script",
+            "def main():",
+            "    import tensorflow",
+            "    print(tensorflow.version, 'seen', file=sys.stderr)",
+            "run_script(main)",
+        ]
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    if breaks:
+        assert done.returncode == 1 and done.stderr.startswith("oneDNN is on") and "libcuda" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (0, "3 seen\n")
 
 
 def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
