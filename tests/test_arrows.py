@@ -36,7 +36,7 @@ ARROWS = {
     "__init__": {"run"},
 }
 # Need ops that Keras has no name for, where Keras runs on TensorFlow, and import it only there.
-IN_A_TENSORFLOW_BRANCH = {"layers/cache.py", "models/ngram.py"}
+IN_A_TENSORFLOW_BRANCH = {"layers/cache.py", "models/ngram.py", "training/optimizers.py"}
 WITHOUT_TENSORFLOW = ["layers", "models", "generation", "training", "vectors", "data/prepared.py", "data/batches.py"]
 
 

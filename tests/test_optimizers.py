@@ -27,6 +27,26 @@ def test_gradient_norm_and_clipping():
     assert np.allclose(optimizer._momentums[0].numpy()[0, 0], 0.1 * 0.6, atol=1e-6)
 
 
+def test_updates_are_those_of_keras():
+    draw = np.random.default_rng(0)
+    settings = {"learning_rate": 0.03, "beta_1": 0.8, "beta_2": 0.97, "epsilon": 1e-4, "weight_decay": 0.2}
+    shapes = [(5, 7), (7,), (2, 3, 4)]
+    begin = [draw.normal(size=shape).astype("float32") for shape in shapes]
+    gradients = [[draw.normal(size=shape).astype("float32") for shape in shapes] for _ in range(6)]
+    found = []
+    for optimizer in (AdamW(**settings), keras.optimizers.AdamW(**settings)):
+        values = [keras.Variable(value, name="kernel") for value in begin]
+        optimizer.build(values)
+        if not isinstance(optimizer, AdamW):
+            optimizer.exclude_from_weight_decay(var_list=[values[1]])
+        for step in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in step], values)
+        found.append([value.numpy() for value in (*values, *optimizer.variables) if len(value.shape)])
+    assert len(found[0]) == len(found[1]) == 9
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_decay_spares_vectors_and_embeddings():
     kernel, bias = variables()
     embedding = keras.Variable(np.ones((2, 2), "float32"), name="embeddings")
