@@ -105,7 +105,7 @@ class ModelConfig:
     character_dim: int = 0
     """tagging with lstm: width of a vector made from each token's characters, beside its embedding; 0: none."""
     token_dropout: float = 0.0
-    """tagging: share of tokens read as the unknown one while training: what they are must then follow from the rest."""
+    """tagging, classification: share of tokens read as the unknown one while training: the rest must tell what they are."""
     scale_embedding: bool = True
     """Transformers that write: multiply the embedding's vectors by the root of their width."""
     scale_head: bool = False

@@ -90,18 +90,3 @@ def test_a_tagger_learns():
         model.train_on_batch(x, tags, np.full(16, 4.0))
     found = array(model.crf.decode(model(x), x["places"] > 0))
     assert (found == tags - 1).mean() > 0.95
-
-
-def test_dropped_tokens_are_read_as_the_unknown_one_and_padding_stays():
-    model, seen = built("lstm", token_dropout=0.999, dropout=0.0), []
-
-    def spy(inputs, training=None):
-        seen.append(array(inputs["token_ids"]))
-        return np.zeros((*seen[-1].shape, 12), "float32")
-
-    object.__setattr__(model, "encoder", spy)
-    x = {"token_ids": np.tile([2, 7, 8, 9, 3, 0], (8, 20)), "places": np.ones((8, 1), int)}
-    model(x, training=True)
-    model(x)
-    assert ((seen[0] == 1) == (x["token_ids"] > 0)).mean() > 0.98 and not seen[0][x["token_ids"] == 0].any()
-    assert (seen[1] == x["token_ids"]).all()

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_llm.config import ModelConfig
 from keras_llm.layers.attention import penalty
+from keras_llm.layers.token_dropout import TokenDropout
 from keras_llm.models.encoders import ENCODERS, OnEncoder
 
 
@@ -16,10 +17,11 @@ class Classifier(OnEncoder):
 
     Args:
         vocabulary_size: V.
-        config: the encoder's shape; also uses pooling, dropout and pad_id.
+        config: the encoder's shape; also uses pooling, dropout, token_dropout and pad_id.
         encoder: "lstm" or "transformer".
         labels: K.
         pair: texts come in pairs, told apart by segments.
+        unknown_id: of unknown tokens.
         dtype: a dtype policy, passed to every layer.
 
     Call: {"token_ids": int [B, T], "segment_ids": int [B, T], 0 or 1} -> logits float32 [B, K].
@@ -36,12 +38,15 @@ class Classifier(OnEncoder):
 
     heads = ("pool", "head")
 
-    def __init__(self, vocabulary_size, config: ModelConfig, encoder, labels, pair=False, dtype=None, **kwargs):
+    def __init__(
+        self, vocabulary_size, config: ModelConfig, encoder, labels, pair=False, unknown_id=1, dtype=None, **kwargs
+    ):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.labels = vocabulary_size, config, labels
         policy = {"dtype": self.dtype_policy}
         segments = pair or config.segments
         self.encoder = ENCODERS[encoder](vocabulary_size, config, segments=segments, name="encoder", **policy)
+        self.drop_tokens = TokenDropout(config.token_dropout, unknown_id, config.pad_id, name="token_dropout")
         self.pool = None
         if config.pooling == "first":
             self.pool = keras.layers.Dense(self.encoder.width, activation="tanh", name="pool", **policy)
@@ -55,7 +60,9 @@ class Classifier(OnEncoder):
                 layer.build((None, self.encoder.width))
 
     def call(self, inputs, training=None):
-        x = self.encoder(inputs, training=training)
+        x = self.encoder(
+            {**inputs, "token_ids": self.drop_tokens(inputs["token_ids"], training=training)}, training=training
+        )
         if self.pool is not None:
             x = self.pool(x[:, 0])
         else:

@@ -9,6 +9,7 @@ from keras import ops
 from keras_llm.config import ModelConfig
 from keras_llm.layers.characters import CharacterFeatures
 from keras_llm.layers.crf import LinearChainCRF
+from keras_llm.layers.token_dropout import TokenDropout
 from keras_llm.models.encoders import ENCODERS, OnEncoder
 
 
@@ -48,7 +49,7 @@ class Tagger(OnEncoder):
         self, vocabulary_size, config: ModelConfig, encoder, allowed, crf=True, unknown_id=1, dtype=None, **kwargs
     ):
         super().__init__(dtype=dtype, **kwargs)
-        self.vocabulary_size, self.config, self.unknown_id = vocabulary_size, config, unknown_id
+        self.vocabulary_size, self.config = vocabulary_size, config
         policy = {"dtype": self.dtype_policy}
         features = {"features": config.character_dim} if config.character_dim else {}
         self.encoder = ENCODERS[encoder](
@@ -61,7 +62,7 @@ class Tagger(OnEncoder):
             )
         # An LSTM encoder drops some of its outputs itself.
         self.drop = keras.layers.Dropout(0.0 if encoder == "lstm" else config.dropout, name="dropout", **policy)
-        self.drop_tokens = keras.layers.Dropout(config.token_dropout, name="token_dropout", **policy)
+        self.drop_tokens = TokenDropout(config.token_dropout, unknown_id, config.pad_id, name="token_dropout")
         self.crf = LinearChainCRF(allowed, learned=crf, name="crf")
         self.score = keras.layers.Dense(self.crf.num_tags, name="score", **policy)
 
@@ -74,10 +75,7 @@ class Tagger(OnEncoder):
 
     def call(self, inputs, training=None):
         given = self.encoded(inputs)
-        if training and self.config.token_dropout:
-            ids = given["token_ids"]
-            kept = self.drop_tokens(ops.ones(ops.shape(ids), self.compute_dtype), training=True) > 0
-            given["token_ids"] = ops.where(kept | (ids == self.config.pad_id), ids, self.unknown_id)
+        given["token_ids"] = self.drop_tokens(given["token_ids"], training=training)
         if self.characters is not None:
             given["features"] = self.characters(inputs["character_ids"], training=training)
         x = self.encoder(given, training=training)

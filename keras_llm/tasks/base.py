@@ -269,6 +269,7 @@ class Task(Answering):
         self.config = config
         size = int(tokenizer.vocabulary_size if tokenizer is not None else vocabulary_size)
         policy = keras.dtype_policies.get(precision or config.training.precision)
+        self.unknown_id = getattr(tokenizer, "unknown_id", 1)  # models that hide tokens are made with it
         super().__init__(config.kind, tokenizer, self.make_model(size, policy))
         self.metric_notes: dict[str, str] = {}
         self.model(self.example_inputs())

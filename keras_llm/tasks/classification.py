@@ -47,7 +47,9 @@ class Classification(Task):
         if not labels.labels:
             raise UserError("A classifier needs its labels. Received: none. Train it on labelled data.")
         pair = labels.pair and config.text.pair_ends == 1  # several ends tell the texts apart without segments
-        return Classifier(vocabulary_size, config.network, config.model, len(labels.labels), pair, dtype=dtype)
+        return Classifier(
+            vocabulary_size, config.network, config.model, len(labels.labels), pair, self.unknown_id, dtype=dtype
+        )
 
     @staticmethod
     def read_files(paths, config):

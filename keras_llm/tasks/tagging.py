@@ -48,7 +48,6 @@ class Tagging(Task):
         if not labels.labels:
             raise UserError("A tagger needs its labels. Received: none. Train it on texts with entities.")
         self.names = tag_names(labels.labels, labels.scheme)
-        self.unknown_id = tokenizer.unknown_id if tokenizer is not None else 1
         super().__init__(config, tokenizer, vocabulary_size, precision)
 
     def make_model(self, vocabulary_size, dtype):
