@@ -78,17 +78,17 @@ class CausalLM(Writing):
     def __init__(self, *args):
         super().__init__("causal_lm", *args)
 
-    def read(self, text):
+    def framed(self, text):
         """string [B] -> ids int32 [B, P] and bool [B, P], which of them are the prompt's."""
         ids = self.tokenizer.encode(text)
         return pack(ids, *self.frame, limit=self.limit, pad_id=self.pad_id, keep="last")
 
     def used(self, text):
-        prompt, mask = self.read(text)
+        prompt, mask = self.framed(text)
         return tf.where(tf.cast(mask, tf.bool), prompt, self.end_ids[0])
 
     def begin(self, text):
-        prompt, mask = self.read(text)
+        prompt, mask = self.framed(text)
         # A model without a start id is given the end for a text of nothing.
         lengths = tf.maximum(tf.reduce_sum(tf.cast(mask, tf.int32), 1), 1)
         nothing = tf.reduce_sum(tf.cast(mask, tf.int32), 1) == 0

@@ -33,7 +33,7 @@ class Continuing(Generating, Task):
         ends = self.config.model == "transformer" and network.positions == "learned"
         return network.context_length - (self.longest if ends else 0)
 
-    def read(self, text):
+    def framed(self, text):
         """string [B] -> ragged int32 [B, (n)]: the prompt as the model reads it, at least one token."""
         import tensorflow as tf
 
@@ -45,7 +45,7 @@ class Continuing(Generating, Task):
         return tf.concat([start, ids], axis=1)[:, -self.prompt_limit :]
 
     def used(self, text):
-        return self.read(text).to_tensor(default_value=self.tokenizer.end_id)
+        return self.framed(text).to_tensor(default_value=self.tokenizer.end_id)
 
     def begin(self, text):
         import tensorflow as tf
@@ -53,7 +53,7 @@ class Continuing(Generating, Task):
         from keras_llm.generation.forced import Forced
 
         tokenizer = self.tokenizer
-        ids = self.read(text)
+        ids = self.framed(text)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         prompt = ids.to_tensor(default_value=tokenizer.pad_id)
         width = tf.shape(prompt)[1]
