@@ -48,7 +48,9 @@ def quality_and_cost(rungs, path: str | Path) -> None:
                 fontproperties=properties,
             )
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        costs = [getattr(rung, field) for rung in rungs]
+        narrow = max(costs) < 100 * min(costs)  # else the numbers would run into each other
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
         axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel(title)
