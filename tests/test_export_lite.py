@@ -188,16 +188,36 @@ def test_files_answer_as_python_does(exported):
 def test_the_notes_python_runs_as_written(exported):
     task, directory, _, _ = exported
     note = (directory / "README.md").read_text(encoding="utf-8")
-    question, context = "谁发明了 LSTM？", "LSTM 由 Hochreiter 和 Schmidhuber 在 1997 年发明。"
-    strings = {"question": question, "context": context}
-    want = task.ask_one({name: strings[name] for name in task.inputs})
     code = re.findall(r"```python\n(.*?)```", note, re.DOTALL)
     assert len(code) == 2 and "$" not in note
     for part in code:
         done = subprocess.run([sys.executable, "-c", part], capture_output=True, text=True, cwd=directory)
         assert done.returncode == 0, done.stderr
-        answer, _, numbers = done.stdout.removesuffix("\n").rpartition(f"{want['answer']} ")
-        assert answer == "" and float(numbers.split()[0]) == pytest.approx(want["score"], abs=1e-3)
+        assert_answers_as(task, done.stdout)
+
+
+def assert_answers_as(task, printed):
+    """What the note's code printed is what the task answers to the note's question."""
+    question, context = "谁发明了 LSTM？", "LSTM 由 Hochreiter 和 Schmidhuber 在 1997 年发明。"
+    strings = {"question": question, "context": context}
+    want = task.ask_one({name: strings[name] for name in task.inputs})
+    answer, _, numbers = printed.removesuffix("\n").rpartition(f"{want['answer']} ")
+    assert answer == "" and float(numbers.split()[0]) == pytest.approx(want["score"], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind, tokenizer", [("reading", "words"), ("closed_book", "byte_pair")])
+def test_a_tokenizer_without_a_form_in_tflite_has_ids_files(kind, tokenizer, tmp_path, monkeypatch, capsys):
+    task = micro_task(kind, "lstm", tokenizer=tokenizer)
+    monkeypatch.setattr(lite, "VERY_LONG", 200)
+    few = [{name: record[name].encode() for name in task.inputs} for record in RECORDS[:2]]
+    monkeypatch.setattr(lite, "proof_requests", lambda inputs, records: few)
+    assert [name for name, _ in lite.export_lite(task, tmp_path, RECORDS, ("float32",))] == ["ids_float32.tflite"]
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert f"the tokenizer {tokenizer} has no form in TFLite" in report["text_not_possible"]
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert_answers_as(task, capsys.readouterr().out)
 
 
 def test_a_different_answer_or_a_useless_file_is_refused(exported, tmp_path, monkeypatch):
@@ -229,5 +249,5 @@ def test_a_policy_that_composes_has_no_text_file():
 
 
 def test_whole_words_have_no_text_file():
-    with pytest.raises(NotPossibleError, match="the tokenizer words .* wordpiece, sentencepiece, characters have"):
+    with pytest.raises(NotPossibleError, match="the tokenizer words .*; wordpiece, sentencepiece, characters have"):
         lite_tokenizer(TOKENIZERS["words"].train(TEXTS, 400))

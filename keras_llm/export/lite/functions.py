@@ -74,7 +74,7 @@ def lite_tokenizer(tokenizer) -> LiteTokenizer:
     """
     if tokenizer.kind not in LITE_TOKENIZERS:
         raise NotPossibleError(
-            f"the tokenizer {tokenizer.kind} looks whole words up in a table of strings, for which TFLite has no builtin op; "
+            f"the tokenizer {tokenizer.kind} has no form in TFLite, which has no builtin op for tables of strings; "
             f"{', '.join(LITE_TOKENIZERS)} have string files"
         )
     return LITE_TOKENIZERS[tokenizer.kind](tokenizer)

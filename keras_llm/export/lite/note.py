@@ -53,6 +53,21 @@ def decode(ids):
     parts = (bytes([id_ - 4]) if id_ < 260 else chr(codes[id_ - 260]).encode() for id_ in ids if id_ > 3)
     return b"".join(parts).decode("utf-8", "replace")''',
 }
+# Of a tokenizer that no other library reads as it lies here.
+ENCODE_OURS = """\
+from keras_llm.text import load_tokenizer
+
+vocabulary = load_tokenizer("tokenizer")
+
+
+def encode(text):
+    ids, starts, ends = (part[0].numpy() for part in vocabulary.encode_with_offsets([text]))
+    raw = text.encode()
+    return ids, [(len(raw[:start].decode()), len(raw[:end].decode())) for start, end in zip(starts, ends)]
+
+
+def decode(ids):
+    return vocabulary.decode([ids])[0].numpy().decode()"""
 ASK_IDS = {
     "reading": """\
 question, context = "$question", "$context"
@@ -98,12 +113,13 @@ def usage_note(task, report: dict) -> str:
         "set_cpp": "\n".join(f'  set("{name}", "{EXAMPLE[name]}");' for name in task.inputs),
         **EXAMPLE,
     }
-    if policy != "identity" and not (policy == "lowercase" and task.tokenizer.kind == "wordpiece"):
+    read_elsewhere = task.tokenizer.kind in ENCODE
+    if policy != "identity" and read_elsewhere and not (policy == "lowercase" and task.tokenizer.kind == "wordpiece"):
         values["policy"] = (
             f"; text is normalised before (`{policy}`, see `tokenizer/tokenizer.json`), which this code leaves out"
         )
     for name, part in {
-        "encode": ENCODE[task.tokenizer.kind],
+        "encode": ENCODE.get(task.tokenizer.kind, ENCODE_OURS),
         "ask_ids": ASK_IDS[kind],
         "ask_text": ASK_TEXT[kind],
     }.items():
