@@ -282,7 +282,7 @@ def memory(arguments, rows):
                 raise UserError(f"The server refused requests: {figures['refused']}")
             pages = int(Path(f"/proc/{addresses['pid']}/statm").read_text().split()[1])
             resident.append({"requests": first + step, "megabytes": pages * os.sysconf("SC_PAGE_SIZE") / 2**20})
-    early, late = resident[len(resident) // 10], resident[-1]
+    early, late = resident[max(0, len(resident) // 10 - 1)], resident[-1]
     shown = " -> ".join(f"{point['megabytes']:.0f} MB after {point['requests']} requests" for point in (early, late))
     print(f"memory: {shown}")
     return {"growth": late["megabytes"] / early["megabytes"] - 1, "resident": resident}

@@ -190,7 +190,7 @@ def test_hyper_parameters_are_flat_and_typed(tmp_path):
     }
     with TensorBoard(tmp_path) as board:
         board.hyper_parameters(settings)
-        board.hyper_parameters({"task": "a later session's"}, {"final/f1": 61.5}, step=20)
+        board.hyper_parameters({"task": "a later sitting's"}, {"final/f1": 61.5}, step=20)
     start = hparams(tmp_path, hparams_metadata.SESSION_START_INFO_TAG).session_start_info
     assert start.group_name == str(tmp_path)
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
@@ -240,7 +240,7 @@ def test_a_visible_label_prints_on_one_line(label):
     assert len(visible(label).splitlines()) == 1
 
 
-def test_embeddings_of_several_names_and_sessions(tmp_path):
+def test_embeddings_of_several_names_and_sittings(tmp_path):
     with TensorBoard(tmp_path) as board:
         board.embeddings("tokens", np.zeros((2, 3)), ["a", "b"])
         board.embeddings("positions", np.zeros((4, 3)), list("0123"))

@@ -46,7 +46,7 @@ class TensorBoard:
 
     Args:
         directory: where the event files go; made if it is missing.
-        purge_step: on resuming, the first step written again. What an earlier session wrote for it and for later steps
+        purge_step: on resuming, the first step written again. What an earlier sitting wrote for it and for later steps
             vanishes from the page, so that replayed steps do not show twice.
 
     Raises:
@@ -76,7 +76,7 @@ class TensorBoard:
         self._records = RecordWriter(self._file)
         self._flushed = time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
-        # In the first session too: TensorBoard only takes a second START for a restart.
+        # In the first sitting too: TensorBoard only takes a second START for a restart.
         self._write(Event(step=purge_step or 0, session_log=SessionLog(status=SessionLog.START)))
         self.flush()
 
