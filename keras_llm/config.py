@@ -185,6 +185,8 @@ class LabelConfig:
     """Names of the labels, in the order of the outputs; empty: all that the training data has, sorted."""
     label_names: str = ""
     """File with the labels' names, one a line: the first is the name of label 0 of the data, and so on."""
+    names: list[str] = dataclasses.field(default_factory=list)
+    """classification: what that file held when the model was trained."""
     multi_label: bool = False
     """classification: a text may have several labels, or none."""
     pair: bool = False
@@ -310,7 +312,7 @@ class TrainingConfig:
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras dtype policy; mixed_float16 adds dynamic loss scaling."""
     patience: int = 0
-    """Stop after this many epochs without a better evaluation; 0 never stops early."""
+    """Stop after this many evaluations without a better one; 0 never stops early."""
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     evaluate_steps: int = 0

@@ -30,6 +30,7 @@ KINDS = ("classification", "tagging", "reading", "embedding", "seq2seq", "genera
 @dataclasses.dataclass
 class Labels(LabelConfig):
     pair: tyro.conf.Suppress[bool] = False  # the data says it
+    names: tyro.conf.Suppress[list[str]] = dataclasses.field(default_factory=list)  # label_names says it
 
 
 @dataclasses.dataclass

@@ -255,7 +255,7 @@ def test_cleaning_keeps_everything_that_can_be_seen(text):
 
 
 def test_cleaning_by_hand():
-    assert clean("a\tb\x0bc\x0cd\x85e\x00f \u3000\n\n g\n") == "a\tb\nc\nd\nef\n\n g"
+    assert clean("a\tb\x0bc\x0cd\x85e\x00f \u3000\r\n\r g\r") == "a\tb\nc\nd\nef\n\n g"
     assert clean("👨\u200d👩\u200d👧，“全角”！") == "👨\u200d👩\u200d👧，“全角”！"
 
 

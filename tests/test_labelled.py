@@ -76,6 +76,19 @@ def test_numbers_get_names_and_levels_are_cut(tmp_path):
     ]
     with pytest.raises(UserError, match=r"a\.txt:1: a label must be one of the 3 names of .*Received: '3'"):
         read(written(tmp_path, "a.txt", "x\t3\n"), label_names=str(names))
+    # What a model was trained with stands in its config: the file may change or go.
+    assert brief(read(written(tmp_path, "a.txt", "x\t1\n"), label_names="gone.txt", names=["负", "正"])[0])[0][2] == [
+        "正"
+    ]
+
+
+def test_ids_of_files_with_one_name_differ(tmp_path):
+    paths = []
+    for language in ("zh", "en"):
+        (tmp_path / language).mkdir()
+        paths.append(written(tmp_path / language, "dev.tsv", "一\t1\n"))
+    records, _ = read_labelled(paths, Config())
+    assert [record["id"] for record in records] == [f"{path}:1" for path in paths]
 
 
 def test_empty_texts_are_left_out_and_told(tmp_path):

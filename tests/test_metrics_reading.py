@@ -150,7 +150,7 @@ def test_best_thresholds_are_reached_and_not_surpassed(questions):
         evaluate_reading(records, predictions, threshold=at)
         for at in [-math.inf, *(score for *_, score in questions), math.inf]
     ]
-    for name, metric in (("best_exact", "exact_match"), ("best_f1", "f1")):
+    for name, metric in (("best_exact", "exact_match"), ("best_f1", "f1"), ("best_cmrc_f1", "cmrc_f1")):
         assert best[name] == pytest.approx(max(result[metric] for result in reachable))
         assert evaluate_reading(records, predictions, threshold=best[f"{name}_threshold"])[metric] == pytest.approx(
             best[name]
@@ -208,6 +208,15 @@ def test_equal_no_answer_scores_stand_or_fall_together():
     predictions = {name: predicted("cat", 1.0) for name in "abc"}
     result = evaluate_reading(records, predictions)
     assert result["best_exact"] == pytest.approx(200 / 3)  # parting them, which no threshold can, would give 100
+
+
+def test_the_threshold_of_chinese_answers_counts_characters():
+    # By SQuAD's words a span with one character more is worth nothing, so its threshold refuses everything.
+    records = [record("a", "1998年"), record("b", impossible=True), record("c", impossible=True)]
+    predictions = {"a": predicted("在1998年。", 0.1), "b": predicted("在", 0.5), "c": predicted("年", 0.6)}
+    best = evaluate_reading(records, predictions)
+    assert best["best_f1"] == pytest.approx(200 / 3) and best["best_f1_threshold"] < 0.1
+    assert best["best_cmrc_f1"] == pytest.approx(280 / 3) and best["best_cmrc_f1_threshold"] == 0.1
 
 
 def test_refusing_everything_is_a_threshold_below_all_scores():

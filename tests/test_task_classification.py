@@ -130,6 +130,19 @@ def test_pairs_are_read_with_their_segments():
     assert task.ask_one({"text": "x", "pair": "y"})["label"] in ("0", "1")
 
 
+def test_pairs_and_single_texts_are_not_mixed_up(tmp_path):
+    single = table(tmp_path / "single.tsv", [("a", "0"), ("b", "1")])
+    double = tmp_path / "double.jsonl"
+    double.write_text('{"text": "a", "pair": "b", "label": "0"}\n', encoding="utf-8")
+    for records, other in (
+        ([{"text": "a", "pair": "b", "labels": ["0"]}], single),
+        ([{"text": "a", "labels": ["0"]}], double),
+    ):
+        task, _ = untrained(records=[*records, {**records[0], "labels": ["1"]}])
+        with pytest.raises(UserError, match=f"reads (pairs of|single) texts. Received: .*{other.name}"):
+            task.read([other])
+
+
 def test_several_labels_have_a_threshold_found_on_evaluation_data(tmp_path):
     data = table(tmp_path / "data.tsv", [(text, "|".join(labels)) for text, labels in SEVERAL])
     config = micro_config(multi_label=True)
@@ -139,6 +152,8 @@ def test_several_labels_have_a_threshold_found_on_evaluation_data(tmp_path):
     assert 0 < task.settings["threshold"] < 1
     for (_, labels), answer in zip(SEVERAL, task.ask([{"text": text} for text, _ in SEVERAL]), strict=True):
         assert [name for name, is_on in zip(answer["labels"], answer["chosen"], strict=True) if is_on] == labels
+    found = task.predictions(task.read([data])[0])
+    assert list(found.values()) == [labels for _, labels in SEVERAL]
     assert task.evaluate(task.read([data])[0])["exact_match"] == 1.0
 
 

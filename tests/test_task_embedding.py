@@ -124,6 +124,20 @@ def test_what_another_pair_repeats_is_no_wrong_text():
     assert x["negative_ids"].shape == (3, 2, 2) and y.tolist() == [0, 1, 2] and weights.tolist() == [1, 1, 1]
 
 
+def test_a_wrong_text_that_is_right_for_another_pair_is_no_candidate_there():
+    task = make_task(micro_config(), vocabulary_size=30)
+    batch = {
+        "token_ids": np.array([[5], [6], [7], [5]]),
+        "pair_ids": np.array([[1, 0], [2, 0], [3, 0], [4, 0]]),
+        "negative_0_ids": np.array(
+            [[9, 9, 9], [1, 0, 0], [4, 0, 0], [0, 0, 0]]
+        ),  # 1: right for 0, and so for its equal 3
+    }
+    x, _, _ = task.split(batch)
+    wanted = [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0]]
+    np.testing.assert_array_equal(x["candidates"][:, 4:], wanted)
+
+
 def test_metrics():
     queries = np.array([[1, 0], [0, 1], [1, 1]], "float32")
     candidates = np.array([[1, 0], [0.9, 0.1], [0, 2], [1, 0]], "float32")

@@ -60,6 +60,12 @@ def test_wrong_texts_and_scores(tmp_path):
         read(written(tmp_path, "b.jsonl", '["x", "y", 0.25]\n["x", "y"]\n'))
 
 
+def test_a_list_is_read_whatever_stands_before_the_ending(tmp_path):
+    path = tmp_path / "pairs.v2.json"
+    path.write_text('[["下雨了", "开始下雨"]]', encoding="utf-8")
+    assert [record["pair"] for record in read_text_pairs([path], Config())[0]] == ["开始下雨"]
+
+
 def test_columns_by_name_or_number(tmp_path):
     path = written(tmp_path, "a.tsv", "好\tx\t棒\t3\n")
     assert brief(read(path, text_field="1", pair_field="3", label_field="4")[0]) == [("好", "棒", [], 3.0)]

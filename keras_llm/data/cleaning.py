@@ -13,15 +13,15 @@ from pathlib import Path
 from keras_llm.data.documents import read_text
 from keras_llm.errors import UserError
 
-LINE_ENDS = re.compile("[\x0b\x0c\x85]")  # vertical tab, form feed, next line
-CONTROL = re.compile("[\x00-\x08\x0d-\x1f\x7f-\x9f]")
+LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85]")  # carriage return, vertical tab, form feed, next line
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"(?P<han>[{HAN}]+)|[^\W{HAN}]+(?:['’][^\W{HAN}]+)*")
 
 
 def clean(text: str) -> str:
     """Removes control characters other than tab and line feed, white space at the ends of lines, and empty lines at both
-    ends of the text; a vertical tab, form feed or U+0085 is a line end.
+    ends of the text; a carriage return, vertical tab, form feed or U+0085 is a line end.
 
     Example:
 

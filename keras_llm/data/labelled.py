@@ -6,8 +6,17 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keras_llm.config import Config, FieldConfig, nearest
-from keras_llm.data.documents import existing, parse_json, read_text, short, string_of, unique
+from keras_llm.config import Config, FieldConfig, LabelConfig, nearest
+from keras_llm.data.documents import (
+    existing,
+    parse_json,
+    read_text,
+    short,
+    short_names,
+    string_of,
+    suffix_of,
+    unique,
+)
 from keras_llm.data.records import ReaderReport, finish
 from keras_llm.errors import UserError
 
@@ -39,7 +48,7 @@ def read_labelled(paths: Sequence[str | Path], config: Config) -> tuple[list[dic
 
     Returns:
         Records `{"id": str, "text": str, "labels": [str]}`, with `"pair": str` where texts come in pairs, and the
-        `ReaderReport`. The id is `<file stem>:<line>`.
+        `ReaderReport`. The id is `<file stem>:<line>`; where two files share a stem, `<path>:<line>`.
 
     Raises:
         UserError: a file is missing, broken or not UTF-8, a column or key is missing, no label or several where one is
@@ -56,16 +65,14 @@ def read_labelled(paths: Sequence[str | Path], config: Config) -> tuple[list[dic
     ('很好 !', ['1'])
     """
     paths = existing(paths)
-    names = _names(config.labels.label_names)
+    names = names_of(config.labels)
     report, records = ReaderReport(noun="texts"), []
-    for path in paths:
-        plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-        if plain.suffix.lower() not in FORMS:
+    for path, stem in zip(paths, short_names(paths), strict=True):
+        if suffix_of(path) not in FORMS:
             raise UserError(
                 f"Labelled texts are read from {', '.join(FORMS)}. Received: {path}. Convert or rename the file."
             )
-        stem = path.name.split(".")[0]
-        for line, text, pair, labels in FORMS[plain.suffix.lower()](path, config.fields):
+        for line, text, pair, labels in FORMS[suffix_of(path)](path, config.fields):
             where = f"{path}:{line}"
             report.read += 1
             text, pair = text.strip(), pair if pair is None else pair.strip()
@@ -89,10 +96,11 @@ def read_labelled(paths: Sequence[str | Path], config: Config) -> tuple[list[dic
     return finish(records, report, paths)
 
 
-def _names(path: str) -> list[str]:
-    if not path:
-        return []
-    (path,) = existing([path])
+def names_of(labels: LabelConfig) -> list[str]:
+    """Names of the labels 0, 1, … of the data: those the model was trained with, else those of the file `label_names`."""
+    if labels.names or not labels.label_names:
+        return labels.names
+    (path,) = existing([labels.label_names])
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

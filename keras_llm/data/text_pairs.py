@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_llm.config import Config, FieldConfig
-from keras_llm.data.documents import existing, parse_json, read_text, short, string_of
+from keras_llm.data.documents import existing, parse_json, read_text, short, short_names, string_of, suffix_of
 from keras_llm.data.records import ReaderReport, finish
 from keras_llm.errors import UserError
 
@@ -38,7 +38,7 @@ def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[d
 
     Returns:
         Records `{"id": str, "text": str, "pair": str, "negatives": [str]}`, with `"score": float` where the file has one, and the
-        `ReaderReport`. The id is `<file stem>:<line>`.
+        `ReaderReport`. The id is `<file stem>:<line>`; where two files share a stem, `<path>:<line>`.
 
     Raises:
         UserError: a file is missing, broken or not UTF-8, a column or key is missing, a score is no number; with `file:line`.
@@ -55,14 +55,12 @@ def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[d
     """
     paths = existing(paths)
     report, records = ReaderReport(noun="pairs"), []
-    for path in paths:
-        plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-        if plain.suffix.lower() not in FORMS:
+    for path, stem in zip(paths, short_names(paths), strict=True):
+        if suffix_of(path) not in FORMS:
             raise UserError(
                 f"Pairs of texts are read from {', '.join(FORMS)}. Received: {path}. Convert or rename the file."
             )
-        stem = path.name.split(".")[0]
-        for line, text, pairs, negatives, score in FORMS[plain.suffix.lower()](path, config.fields):
+        for line, text, pairs, negatives, score in FORMS[suffix_of(path)](path, config.fields):
             where = f"{path}:{line}"
             score = None if score is None else _number(score, where)
             negatives = [negative.strip() for negative in negatives if negative.strip()]
@@ -158,7 +156,7 @@ def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bo
 
 def _objects(path: Path, fields: FieldConfig) -> Iterator[tuple]:
     text = read_text(path)
-    if text.lstrip().startswith("[") and path.suffixes[0].lower() == ".json":
+    if text.lstrip().startswith("[") and suffix_of(path) == ".json":
         items = [(f"[{i}]", item) for i, item in enumerate(parse_json(text, path))]
     else:
         lines = enumerate(text.split("\n"), 1)

@@ -116,7 +116,8 @@ def evaluate_reading(
     Returns:
         A flat dict: `exact_match, f1, cmrc_exact_match, cmrc_f1` (means in per cent) and `total`. Where there are
         unanswerable questions also the same for the answerable and the unanswerable ones, `has_answer_*` and
-        `no_answer_*`, and the thresholds of SQuAD 2.0: `best_exact, best_exact_threshold, best_f1, best_f1_threshold`.
+        `no_answer_*`, and the thresholds of SQuAD 2.0: `best_exact, best_exact_threshold, best_f1, best_f1_threshold`, and in the
+        same way `best_cmrc_f1, best_cmrc_f1_threshold`.
 
     Raises:
         UserError: no records, or a record without a prediction.
@@ -146,7 +147,7 @@ def evaluate_reading(
         group = [score for score, gold in zip(scores, accepted, strict=True) if bool(gold) == answerable]
         result |= {f"{name}_{metric}": value for metric, value in _means(group).items()} if group else {}
     if None not in no_answer_scores:
-        for name, metric in (("exact", exact_match), ("f1", f1)):
+        for name, metric in (("exact", exact_match), ("f1", f1), ("cmrc_f1", cmrc_f1)):
             answered = [metric(span, gold) for span, gold in zip(spans, accepted, strict=True)]
             refused = [metric("", gold) for gold in accepted]
             best, at = _best_threshold(answered, refused, no_answer_scores)

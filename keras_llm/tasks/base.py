@@ -292,9 +292,14 @@ class Task(Answering):
         """Files -> records, and a report of what could not be used, with `lines()`, `skipped` and `mended`."""
         raise NotImplementedError
 
+    @classmethod
+    def read_more(cls, paths, config: Config) -> tuple[list[dict], Any]:
+        """`read_files` with a config that was fitted to other files, to which these must fit, too."""
+        return cls.read_files(paths, config)
+
     def read(self, paths) -> tuple[list[dict], Any]:
-        """`read_files` with the task's own config."""
-        return self.read_files(paths, self.config)
+        """`read_more` with the task's own config."""
+        return self.read_more(paths, self.config)
 
     @staticmethod
     def fitted(config: Config, records: list[dict]) -> Config:

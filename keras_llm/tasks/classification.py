@@ -30,7 +30,6 @@ class Classification(Task):
     """
 
     token_features = ("token_ids",)
-    predicts = "label"
 
     def __init__(self, config, tokenizer=None, vocabulary_size=None, precision=None):
         self.inputs = ("text", "pair") if config.labels.pair else ("text",)
@@ -57,10 +56,25 @@ class Classification(Task):
 
         return read_labelled(paths, config)
 
+    @classmethod
+    def read_more(cls, paths, config):
+        records, report = cls.read_files(paths, config)
+        pair = config.labels.pair
+        if any(("pair" in record) != pair for record in records):
+            known, found = ("pairs of texts", "single texts") if pair else ("single texts", "pairs of texts")
+            raise UserError(
+                f"A classifier of {known} reads {known}. Received: {', '.join(map(str, paths))}: {found}. Give other files, or "
+                "name the columns with --text-field and --pair-field."
+            )
+        return records, report
+
     @staticmethod
     def fitted(config, records):
-        """The labels of the training data, unless the config names them, and whether texts come in pairs."""
-        labels = config.labels
+        """The labels of the training data, unless the config names them, what the file of names holds, and whether texts come
+        in pairs: a run needs none of its files again."""
+        from keras_llm.data.labelled import names_of
+
+        labels = dataclasses.replace(config.labels, names=names_of(config.labels))
         counts = Counter(label for record in records for label in record["labels"])
         names = labels.labels or sorted(
             counts, key=lambda name: (not name.isdecimal(), name.isdecimal() and int(name), name)
@@ -213,11 +227,22 @@ class Classification(Task):
             found["chosen"] = scores >= self.settings["threshold"]
         return found
 
+    def predictions(self, records):
+        answers = self.ask(self.requests(records))
+        return {record["id"]: self._predicted(answer) for record, answer in zip(records, answers, strict=True)}
+
+    def _predicted(self, answer) -> str | list[str]:
+        """The label, or where there may be several, those that were chosen."""
+        if not self.config.labels.multi_label:
+            return answer["label"]
+        return [name for name, chosen in zip(answer["labels"], answer["chosen"], strict=True) if chosen]
+
     def answers_table(self, records):
         rows = []
         for record, answer in zip(records, self.ask(records), strict=True):
-            texts = " | ".join(record[name] for name in self.inputs)
-            rows.append([texts, answer["label"], ", ".join(record["labels"]), f"{answer['score']:.3f}"])
+            texts, predicted = " | ".join(record[name] for name in self.inputs), self._predicted(answer)
+            shown = predicted if isinstance(predicted, str) else ", ".join(predicted)
+            rows.append([texts, shown, ", ".join(record["labels"]), f"{answer['score']:.3f}"])
         return ["text", "predicted", "true", "score"], rows
 
 

@@ -135,8 +135,9 @@ class Embedding(Task):
             pad_id = self.config.network.pad_id
             wrong = [np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad_id) for ids in wrong]
             x["negative_ids"] = np.stack(wrong, axis=1)
-            is_there = (x["negative_ids"] != pad_id).any(-1).reshape(-1)
-            candidates = np.concatenate([candidates, np.tile(is_there, (len(texts), 1))], axis=1)
+            flat = x["negative_ids"].reshape(-1, width)
+            is_there = (flat != pad_id).any(-1)
+            candidates = np.concatenate([candidates, is_there & ~_is_right(texts, pairs, flat, pad_id)], axis=1)
         x["candidates"] = candidates
         return x, np.arange(len(texts), dtype="int32"), np.ones(len(texts), "float32")
 
@@ -187,6 +188,14 @@ class Embedding(Task):
             for record, cosine in zip(records, cosines(first, second), strict=True)
         ]
         return ["text", "pair", "score", "cosine"], rows
+
+
+def _is_right(texts, pairs, others, pad_id) -> np.ndarray:
+    """Which of the other texts are right for a text, as its own pair or that of an equal text: bool [B, number of others]."""
+    width = max(pairs.shape[1], others.shape[1])
+    rows = [np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad_id) for ids in (pairs, others)]
+    equal = same_rows(np.concatenate(rows))[: len(pairs), len(pairs) :]
+    return same_rows(texts) @ equal
 
 
 def same_rows(ids: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ class Reading(QuestionAnswering):
     A context longer than `window_length` tokens is read in windows that share `window_stride` tokens. Each window gives
     the probability of each span and of "no answer here" as softmax(start) x softmax(end). The best span over all windows is
     the answer; its score is its probability divided by the sum over all spans of all windows and no answer (the window
-    least sure that it holds nothing). Where the training data has unanswerable questions, the context is said to hold no
+    least sure that it holds nothing). Where the evaluation data has unanswerable questions, the context is said to hold no
     answer when log p(no answer) - log p(best span) is above `settings["no_answer_threshold"]`.
 
     `answer(question, context: string [B])` gives `answer: string [B]`, `score: float32 [B]`, `start, end: int32 [B]`:
@@ -245,7 +245,7 @@ class Reading(QuestionAnswering):
             self.settings["no_answer_threshold"] = ALWAYS_ANSWER
             if any(record["impossible"] for record in records):
                 metrics = evaluate_reading(records, predictions)
-                self.settings["no_answer_threshold"] = metrics["best_f1_threshold"]
+                self.settings["no_answer_threshold"] = metrics["best_cmrc_f1_threshold"]  # in Chinese, too
         threshold = self.settings["no_answer_threshold"]
         return evaluate_reading(records, predictions, threshold=threshold)
 

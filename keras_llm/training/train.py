@@ -64,7 +64,7 @@ def train_run(
     evaluation = []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
-        evaluation, report = task_class.read_files(eval_data, config)
+        evaluation, report = task_class.read_more(eval_data, config)
         for line in report.lines():
             say(f"  {line}")
         evaluation = limit(evaluation, max_eval_examples, config.training.seed)
