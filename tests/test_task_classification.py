@@ -231,8 +231,9 @@ def test_the_command_line_trains_from_a_run(trained, tmp_path):
     data, run = str(trained / "data.tsv"), str(tmp_path / "run")
     wrong = finetune("--from", str(tmp_path / "none"), "--data", data, "--run", run)
     assert (wrong.returncode, wrong.stderr.splitlines()[-1].split(":")[0]) == (2, "error")
-    done = finetune("--from", str(trained / "run"), "--steps", "2", "--batch-size", "4", "--data", data, "--run", run)
+    flags = ["--steps", "2", "--batch-size", "4", "--token-dropout", "0.1"]
+    done = finetune("--from", str(trained / "run"), *flags, "--data", data, "--run", run)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["start"], config["model"], config["preset"]) == (str(trained / "run"), "lstm", "finetune")
-    assert config["network"]["embedding_dim"] == 16
+    assert (config["network"]["embedding_dim"], config["network"]["token_dropout"]) == (16, 0.1)

@@ -12,7 +12,7 @@ from keras_llm.config import SENTINELS, Config
 from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
-CHOSEN = ("dropout", "recurrent_dropout", "vectors", "freeze_embeddings", "pooling")
+CHOSEN = ("dropout", "recurrent_dropout", "token_dropout", "vectors", "freeze_embeddings", "pooling")
 
 ENCODING = ("masked_lm", "embedding", "classification", "tagging")  # kinds whose Transformers are encoders
 
