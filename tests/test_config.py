@@ -34,6 +34,18 @@ def test_flags_over_file_over_preset_over_default(tmp_path):
     )  # the preset's
     assert config.network.num_heads == Config().network.num_heads  # the default
     assert recommended([f"--config={path}", "--kind", "closed_book"], "reading", "lstm").kind == "closed_book"
+    assert recommended([f"--config={path}"], "reading", "lstm", "finetune").preset == "finetune"
+    path.write_text('{"preset": "tiny", "network": {"hidden_dim": 77}}')
+    shape = {"hidden_dim": 5, "num_layers": 6}  # what a start brings lies between preset and file
+    config = recommended(
+        [f"--config={path}"],
+        "reading",
+        "lstm",
+        "finetune",
+        lambda config: dataclasses.replace(config, network=dataclasses.replace(config.network, **shape)),
+    )
+    assert (config.preset, config.network.hidden_dim, config.network.num_layers) == ("tiny", 77, 6)
+    assert config.training == make_config("reading", "lstm", "tiny").training
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_llm.config import SENTINELS, Config
+from keras_llm.config import SENTINELS, Config, differences
 from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
@@ -101,6 +101,24 @@ def adopt(config: Config, start: Config) -> Config:
     return dataclasses.replace(config, text=text, network=dataclasses.replace(config.network, **shape))
 
 
+def refuse_changes(config: Config, start: Config) -> None:
+    """Refuses what the user gives another value than the model to start from has, where that one's weights or ids decide.
+
+    Raises:
+        UserError: a changed tokenizer or shape. A text may be cut at another `context_length`, but learned positions end.
+    """
+    kept = adopt(config, start)
+    length = config.network.context_length
+    if length <= start.network.context_length or start.network.positions != "learned":
+        kept.network.context_length = length
+    if changed := differences(kept, config):
+        raise UserError(
+            "What starts from a model has its tokenizer and its shape; only context_length may be another, and not a greater one "
+            f"where positions are learned. Received, the model's value first: {'; '.join(changed)}. Leave that out, or train "
+            "from scratch."
+        )
+
+
 def go_on(config: Config, start: Config) -> Config:
     """What a sentence encoder that is trained on keeps where the user says nothing else: pooling, and its longest text."""
     if not config.kind == start.kind == "embedding":
@@ -132,6 +150,8 @@ def start_weights(task, start: Start) -> list[str]:
     named, fresh = named_weights(task.model), []
     for name, weight in named.items():
         stored = start.arrays.get(name)
+        if stored is not None and name.endswith("positions/vectors"):  # of a longer context its first ones
+            stored = stored[: weight.shape[0]]
         if stored is not None and stored.shape == tuple(weight.shape):
             weight.assign(stored)
         elif name.partition("/")[0] in heads:
