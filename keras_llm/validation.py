@@ -67,13 +67,10 @@ def validate(config: Config) -> Config:
             "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
             f"Received: window_stride={lengths.window_stride}, window_length={lengths.window_length}."
         )
-    if config.model == "transformer" and not network.head_dim and network.embedding_dim % network.num_heads:
-        raise UserError(
-            "embedding_dim must be a multiple of num_heads. "
-            f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
-        )
-    if config.model.startswith("transformer") and network.positions == "relative":
-        _validate_relative(config)
+    if config.model.startswith("transformer"):
+        _validate_heads(config)
+        if network.positions == "relative":
+            _validate_relative(config)
     if network.num_decoder_layers < 0:
         raise UserError(
             f"num_decoder_layers must not be negative. Received: {network.num_decoder_layers}. "
@@ -136,6 +133,24 @@ def validate(config: Config) -> Config:
     if config.kind == "span_corruption":
         _validate_span_corruption(config)
     return config
+
+
+def _validate_heads(config: Config) -> None:
+    network, width = config.network, config.network.embedding_dim
+    step = 2 if network.positions == "rotary" else 1  # numbers are turned in pairs
+    # The reader that reads question and context apart has no head_dim.
+    if network.head_dim and (config.kind, config.model) != ("reading", "transformer"):
+        if network.head_dim % step:
+            raise UserError(
+                f"head_dim must be even for rotary positions. Received: {network.head_dim}. Use an even one."
+            )
+    elif width % (step * network.num_heads):
+        fitting = [heads for heads in range(1, width + 1) if width % (step * heads) == 0]
+        rule = "a multiple of num_heads" + (", and their quotient even for rotary positions" if step == 2 else "")
+        use = f"Use num_heads {' or '.join(map(str, fitting[:8]))}." if fitting else "Make embedding_dim even."
+        raise UserError(
+            f"embedding_dim must be {rule}. Received: embedding_dim={width}, num_heads={network.num_heads}. {use}"
+        )
 
 
 def _validate_relative(config: Config) -> None:

@@ -73,6 +73,8 @@ def test_strict_json(text, message):
         ("training", {"clip_norm": -1.0}, "clip_norm"),
         ("lengths", {"window_stride": 320}, "window_stride"),
         ("network", {"num_heads": 5}, "multiple of num_heads"),
+        ("network", {"embedding_dim": 100}, r"quotient even .*Use num_heads 1 or 2 or 5 or 10 or 25 or 50\."),
+        ("network", {"embedding_dim": 99, "head_dim": 4}, "Make embedding_dim even"),
         ("network", {"num_kv_heads": 3}, "multiple of num_kv_heads"),
         ("network", {"num_decoder_layers": -1}, "num_decoder_layers"),
         ("network", {"positions": "relative"}, "Relative positions are for encoder-decoders"),
@@ -85,6 +87,20 @@ def test_values_that_cannot_work(section, values, message):
     setattr(config, section, dataclasses.replace(getattr(config, section), **values))
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+def test_heads_must_fit_wherever_there_are_blocks():
+    config = make_config("reading", "transformer_encoder", "finetune")
+    config.network.embedding_dim = 130
+    with pytest.raises(UserError, match="multiple of num_heads.*embedding_dim=130, num_heads=4"):
+        validate(config)
+    config.network.positions, config.network.num_heads = "learned", 26  # of width 5
+    validate(config)
+    config.network.positions, config.network.head_dim = "rotary", 5
+    with pytest.raises(UserError, match="head_dim must be even for rotary positions. Received: 5"):
+        validate(config)
+    config.network.head_dim = 6
+    validate(config)
 
 
 @pytest.mark.parametrize("kind", ["causal_lm", "masked_lm", "embedding"])
