@@ -216,6 +216,9 @@ def test_a_start_of_another_shape_is_refused(trained):
     config = adopt(micro_config(), start.config)
     with pytest.raises(UserError, match="Weights go from a model to one of the same kind.*lstm"):
         adopt(micro_config("transformer"), start.config)
+    for labels, new in (["neg", "pos"], []), (["pro", "contra"], ["new: head/kernel, head/bias"]):
+        config.labels.labels = labels
+        assert start_weights(make_task(config, start.tokenizer()), start)[1:] == new
     config.network.context_length *= 2  # no weight of an LSTM depends on it
     refuse_changes(config, start.config)
     config.network.hidden_dim += 1

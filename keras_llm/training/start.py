@@ -132,7 +132,7 @@ def go_on(config: Config, start: Config) -> Config:
 
 
 def start_weights(task, start: Start) -> list[str]:
-    """Gives a model's weights the values of those with the same path; what the task adds, its heads, stays as it is.
+    """Gives a model's weights the values of those with the same path; a head that scored something else stays as it is.
 
     Args:
         task: its model is changed.
@@ -142,19 +142,20 @@ def start_weights(task, start: Start) -> list[str]:
         Lines that tell what was taken and what is new.
 
     Raises:
-        UserError: a weight that is none of a head is missing there, or has another shape.
+        UserError: a weight that is none of a head, nor pools, is missing there, or has another shape.
     """
     from keras_llm.run import named_weights
 
-    heads = getattr(task.model, "heads", ())
+    heads, same = getattr(task.model, "heads", ()), _scored(task.config) == _scored(start.config)
     named, fresh = named_weights(task.model), []
     for name, weight in named.items():
-        stored = start.arrays.get(name)
+        stored, layer = start.arrays.get(name), name.partition("/")[0]
         if stored is not None and name.endswith("positions/vectors"):  # of a longer context its first ones
             stored = stored[: weight.shape[0]]
-        if stored is not None and stored.shape == tuple(weight.shape):
+        fits = stored is not None and stored.shape == tuple(weight.shape)
+        if fits and (same or layer not in heads):  # heads of other labels may have the same shape
             weight.assign(stored)
-        elif name.partition("/")[0] in heads:
+        elif layer in (*heads, "pool"):
             fresh.append(name)
         else:
             raise UserError(
@@ -164,3 +165,8 @@ def start_weights(task, start: Start) -> list[str]:
     taken = sum(math.prod(weight.shape) for name, weight in named.items() if name not in fresh)
     lines = [f"{len(named) - len(fresh)} of {len(named)} weights from {start.name}: {taken:,} parameters"]
     return lines + ([f"new: {', '.join(fresh)}"] if fresh else [])
+
+
+def _scored(config: Config) -> tuple:
+    """What the heads of a model of this config score."""
+    return config.kind, config.labels.labels, config.labels.multi_label, config.labels.scheme
