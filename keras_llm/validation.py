@@ -55,6 +55,14 @@ def validate(config: Config) -> Config:
         if getattr(training, name) < 0:
             received = getattr(training, name)
             raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+    for name in ("freeze_layers", "lora_rank"):
+        if getattr(training, name) and not config.start:
+            raise UserError(
+                f"{name} keeps weights as they were trained before, and from scratch they are random. "
+                f"Received: {name}={getattr(training, name)} without a start. Name one with finetune.py --from, or leave it out."
+            )
+    if not 0 <= training.seed < 2**32:
+        raise UserError(f"seed must be at least 0 and below 2^32. Received: {training.seed}.")
     if not 0 < training.layer_decay <= 1:
         raise UserError(f"layer_decay must be above 0 and at most 1. Received: {training.layer_decay}.")
     if training.freeze_layers > network.num_layers:
@@ -124,6 +132,8 @@ def validate(config: Config) -> Config:
         _validate_writing(config)
     if config.kind == "classification":
         _validate_classification(config)
+    else:
+        _refuse_label_settings(config)
     if config.kind == "tagging":
         _validate_tagging(config)
     if config.kind == "embedding":
@@ -228,11 +238,15 @@ def _validate_classification(config: Config) -> None:
         )
 
 
-def _validate_tagging(config: Config) -> None:
-    network, others = config.network, LabelConfig()
+def _refuse_label_settings(config: Config) -> None:
+    others = LabelConfig()
     for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
         if getattr(config.labels, name) != getattr(others, name):
-            raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
+            raise UserError(f"{name} is for classification. Received: it for {config.kind}. Leave it out.")
+
+
+def _validate_tagging(config: Config) -> None:
+    network = config.network
     if config.text.tokenizer in WITHOUT_OFFSETS:
         raise UserError(
             f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. Use wordpiece, characters or "

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from keras_llm.command_line import recommended, seconds
-from keras_llm.config import Config, differences, from_json, to_json
+from keras_llm.config import Config, LabelConfig, differences, from_json, to_json
 from keras_llm.errors import UserError
 from keras_llm.presets import PRESETS, make_config
 from keras_llm.validation import validate
@@ -80,6 +80,8 @@ def test_strict_json(text, message):
         ("network", {"positions": "relative"}, "Relative positions are for encoder-decoders"),
         ("text", {"tokenizer": "sentencepiece"}, "byte offsets"),
         ("training", {"label_smoothing": 0.1}, "label_smoothing"),
+        ("training", {"seed": -1}, "seed must be at least 0 .*Received: -1"),
+        ("training", {"seed": 2**32}, "seed must be .*below"),
     ],
 )
 def test_values_that_cannot_work(section, values, message):
@@ -108,6 +110,17 @@ def test_tokens_a_batch_are_refused_where_nothing_obeys_them(kind):
     config = make_config(kind, "transformer")
     config.training.batch_tokens = 4096
     with pytest.raises(UserError, match=f"batch_tokens is for reading, .* 4096 for {kind}"):
+        validate(config)
+
+
+@pytest.mark.parametrize("kind", ["reading", "seq2seq", "generation", "embedding"])
+@pytest.mark.parametrize(
+    "setting", [{"class_weights": "balanced"}, {"focal_gamma": 2.0}, {"multi_label": True}, {"levels": 1}]
+)
+def test_settings_of_classifiers_are_refused_where_nothing_obeys_them(kind, setting):
+    config = make_config(kind, "transformer")
+    config.labels = LabelConfig(**setting)
+    with pytest.raises(UserError, match=f"{next(iter(setting))} is for classification. Received: it for {kind}"):
         validate(config)
 
 
