@@ -100,17 +100,24 @@ def read_text(path: Path, flag: str) -> str:
         ) from None
 
 
-def recommended(arguments: list[str], kind: str, model: str) -> Config:
+def recommended(
+    arguments: list[str],
+    kind: str,
+    model: str,
+    preset: str = "small",
+    adapt: Callable[[Config], Config] = lambda config: config,
+) -> Config:
     """The config that flags are laid over: the preset (and the file of --config) that the command line names.
 
     Args:
         arguments: the command line; only --kind, --model, --preset and --config are looked at.
-        kind, model: where the command line names none.
+        kind, model, preset: where neither the command line nor the file names one.
+        adapt: makes of the preset's config what the file's values are laid over.
     """
-    defaults = {"kind": kind, "model": model, "preset": "small", "config": None}
+    defaults = {"kind": kind, "model": model, "preset": preset, "config": None}
     chosen = {name: named(arguments, name) or default for name, default in defaults.items()}
     chosen["kind"] = chosen["kind"].replace("-", "_")
-    config = None
+    text = None
     if chosen["config"]:
         path = Path(chosen["config"])
         text = read_text(path, "--config")
@@ -118,9 +125,11 @@ def recommended(arguments: list[str], kind: str, model: str) -> Config:
         own = from_json(text, str(path))
         given = {name: getattr(own, name) for name in ("kind", "model", "preset") if f'"{name}"' in text}
         chosen.update({k: v for k, v in given.items() if not any(a.startswith(f"--{k}") for a in arguments)})
-        config = from_json(text, str(path), make_config(chosen["kind"], chosen["model"], chosen["preset"]))
+    config = adapt(make_config(chosen["kind"], chosen["model"], chosen["preset"]))
+    if text is not None:
+        config = from_json(text, str(path), config)
         config.kind, config.model, config.preset = chosen["kind"], chosen["model"], chosen["preset"]
-    return config or make_config(chosen["kind"], chosen["model"], chosen["preset"])
+    return config
 
 
 def named(arguments: list[str], name: str) -> str | None:

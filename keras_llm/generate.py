@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_llm.config import LabelConfig, TrainingConfig
 from keras_llm.errors import UserError
 from keras_llm.run import load
 from keras_llm.validation import validate
@@ -28,7 +30,8 @@ def load_writer(run_dir: str | Path, max_tokens: int | None = None, beams: int |
         raise UserError(f"Text is written by language models and by encoder-decoders. Received: a {task.kind} run.")
     if max_tokens is not None:
         task.config.lengths.max_answer_length = max_tokens
-        validate(task.config)
+        # How it was trained does not matter any more, and an older run may have settings that are refused now.
+        validate(dataclasses.replace(task.config, labels=LabelConfig(), training=TrainingConfig()))
     if beams is not None:
         if beams < 1:
             raise UserError(f"The number of beams must be at least 1. Received: {beams}.")

@@ -55,6 +55,14 @@ def validate(config: Config) -> Config:
         if getattr(training, name) < 0:
             received = getattr(training, name)
             raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+    for name in ("freeze_layers", "lora_rank"):
+        if getattr(training, name) and not config.start:
+            raise UserError(
+                f"{name} keeps weights as they were trained before, and from scratch they are random. "
+                f"Received: {name}={getattr(training, name)} without a start. Name one with finetune.py --from, or leave it out."
+            )
+    if not 0 <= training.seed < 2**32:
+        raise UserError(f"seed must be at least 0 and below 2^32. Received: {training.seed}.")
     if not 0 < training.layer_decay <= 1:
         raise UserError(f"layer_decay must be above 0 and at most 1. Received: {training.layer_decay}.")
     if training.freeze_layers > network.num_layers:
@@ -67,13 +75,10 @@ def validate(config: Config) -> Config:
             "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
             f"Received: window_stride={lengths.window_stride}, window_length={lengths.window_length}."
         )
-    if config.model == "transformer" and not network.head_dim and network.embedding_dim % network.num_heads:
-        raise UserError(
-            "embedding_dim must be a multiple of num_heads. "
-            f"Received: embedding_dim={network.embedding_dim}, num_heads={network.num_heads}."
-        )
-    if config.model.startswith("transformer") and network.positions == "relative":
-        _validate_relative(config)
+    if config.model.startswith("transformer"):
+        _validate_heads(config)
+        if network.positions == "relative":
+            _validate_relative(config)
     if network.num_decoder_layers < 0:
         raise UserError(
             f"num_decoder_layers must not be negative. Received: {network.num_decoder_layers}. "
@@ -127,6 +132,8 @@ def validate(config: Config) -> Config:
         _validate_writing(config)
     if config.kind == "classification":
         _validate_classification(config)
+    else:
+        _refuse_label_settings(config)
     if config.kind == "tagging":
         _validate_tagging(config)
     if config.kind == "embedding":
@@ -136,6 +143,24 @@ def validate(config: Config) -> Config:
     if config.kind == "span_corruption":
         _validate_span_corruption(config)
     return config
+
+
+def _validate_heads(config: Config) -> None:
+    network, width = config.network, config.network.embedding_dim
+    step = 2 if network.positions == "rotary" else 1  # numbers are turned in pairs
+    # The reader that reads question and context apart has no head_dim.
+    if network.head_dim and (config.kind, config.model) != ("reading", "transformer"):
+        if network.head_dim % step:
+            raise UserError(
+                f"head_dim must be even for rotary positions. Received: {network.head_dim}. Use an even one."
+            )
+    elif width % (step * network.num_heads):
+        fitting = [heads for heads in range(1, width + 1) if width % (step * heads) == 0]
+        rule = "a multiple of num_heads" + (", and their quotient even for rotary positions" if step == 2 else "")
+        use = f"Use num_heads {' or '.join(map(str, fitting[:8]))}." if fitting else "Make embedding_dim even."
+        raise UserError(
+            f"embedding_dim must be {rule}. Received: embedding_dim={width}, num_heads={network.num_heads}. {use}"
+        )
 
 
 def _validate_relative(config: Config) -> None:
@@ -213,11 +238,15 @@ def _validate_classification(config: Config) -> None:
         )
 
 
-def _validate_tagging(config: Config) -> None:
-    network, others = config.network, LabelConfig()
+def _refuse_label_settings(config: Config) -> None:
+    others = LabelConfig()
     for name in ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"):
         if getattr(config.labels, name) != getattr(others, name):
-            raise UserError(f"{name} is for classification. Received: it for tagging. Leave it out.")
+            raise UserError(f"{name} is for classification. Received: it for {config.kind}. Leave it out.")
+
+
+def _validate_tagging(config: Config) -> None:
+    network = config.network
     if config.text.tokenizer in WITHOUT_OFFSETS:
         raise UserError(
             f"A tagger needs a tokenizer with offsets. Received: tokenizer={config.text.tokenizer}. Use wordpiece, characters or "

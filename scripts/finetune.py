@@ -78,26 +78,27 @@ class Arguments:
 
 
 def main():
-    from keras_llm.training.start import adopt, architecture, go_on, started
+    from keras_llm.training.start import adopt, architecture, go_on, refuse_changes, started
 
     given = list(sys.argv[1:])
     kind, source = named(given, "task"), named(given, "from")
     start = started(source) if source not in (None, SCRATCH) else None
-    model = [] if start is None or named(given, "model") else [f"--model={architecture(kind, start)}"]
-    preset = [] if start is None or named(given, "preset") else ["--preset=finetune"]
-    base = recommended(
-        [*given, *preset, *model, *([f"--kind={kind}"] if kind in KINDS else [])], "classification", "transformer"
-    )
+    given += [f"--kind={kind}"] if kind in KINDS else []
+    if start:
+        model = architecture(kind, start)
+        base = recommended(
+            given, "classification", model, "finetune", lambda config: go_on(adopt(config, start), start)
+        )
+    else:
+        base = recommended(given, "classification", "transformer")
     base.start = source or SCRATCH
     base.labels = Labels(**vars(base.labels))
-    if start:
-        base = go_on(adopt(base, start), start)
     arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
     config = config_of(arguments, arguments.task)
     config.labels = LabelConfig(**vars(config.labels))
     config.start = "" if arguments.start == SCRATCH else arguments.start
     if start:
-        config = adopt(config, start)
+        refuse_changes(config, start)
     settings = {
         "data": arguments.data,
         "eval_data": arguments.eval_data,

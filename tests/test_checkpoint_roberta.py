@@ -20,11 +20,11 @@ from keras_llm.checkpoints.table import to_theirs  # noqa: E402
 from keras_llm.data.prepared import Prepared, in_memory  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.presets import make_config  # noqa: E402
-from keras_llm.run import load, named_weights  # noqa: E402
+from keras_llm.run import load, named_weights, save_weights, write_manifest  # noqa: E402
 from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text.units import units_of  # noqa: E402
 from keras_llm.training.pretrain import pretrain_run  # noqa: E402
-from keras_llm.training.start import adopt, architecture, open_start, start_weights  # noqa: E402
+from keras_llm.training.start import adopt, architecture, open_start, refuse_changes, start_weights  # noqa: E402
 from keras_llm.validation import validate  # noqa: E402
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -194,10 +194,12 @@ def test_documents_are_read_with_its_padding(checkpoints):
         pretrain_run(config, checkpoints["RobertaModel"][0] / "run", ["x.txt"])
 
 
-def fine_tuned(folder, kind, **labels):
+def fine_tuned(folder, kind, context_length=32, **labels):
     """A task that starts from the folder, as finetune.py makes it."""
     start = open_start(folder)
     config = adopt(make_config(kind, architecture(kind, start.config), "finetune"), start.config)
+    config.network.context_length = context_length
+    refuse_changes(config, start.config)
     for name, value in labels.items():
         setattr(config.labels, name, value)
     config.lengths.max_question_length, config.lengths.window_length, config.lengths.window_stride = 6, 16, 4
@@ -267,7 +269,7 @@ def test_readers_read_question_and_context_as_one_text(checkpoints, tmp_path):
     assert task.padding == {"question_ids": 1, "context_ids": 1}
 
 
-def test_taggers_and_sentence_encoders_pad_as_it_does(checkpoints):
+def test_taggers_and_sentence_encoders_pad_as_it_does(checkpoints, tmp_path):
     folder, model = checkpoints["RobertaModel"]
     tagger = fine_tuned(folder, "tagging", labels=["ORG"])
     assert tagger.unknown_id == 3
@@ -285,11 +287,22 @@ def test_taggers_and_sentence_encoders_pad_as_it_does(checkpoints):
     real = x["places"] > 0
     np.testing.assert_allclose(np.asarray(tagger.model(x))[real], wanted[real], atol=1e-5)
 
-    encoder = fine_tuned(folder, "embedding")
+    with pytest.raises(UserError, match="not a greater one.* network.context_length: 32 → 33"):
+        fine_tuned(folder, "embedding", context_length=33)
+    encoder = fine_tuned(folder, "embedding", context_length=16)
     texts = ["What is it?", "语言模型", "a"]
     states = [theirs(model, ids_of(encoder, text)).last_hidden_state.numpy()[0].mean(0) for text in texts]
     wanted = np.stack([state / np.linalg.norm(state) for state in states])
     np.testing.assert_allclose(encoder.vectors(texts), wanted, atol=1e-5)
+    assert encoder.model.encoder.positions.vectors.shape == (16, 16)
+    (tmp_path / "run").mkdir()
+    write_manifest(tmp_path / "run", encoder.config, encoder.tokenizer)
+    save_weights(encoder, tmp_path / "run" / "model.weights.h5", encoder.tokenizer.fingerprint)
+    export_checkpoint(tmp_path / "run", tmp_path / "back", say=lambda line: None)
+    again = transformers.RobertaModel.from_pretrained(tmp_path / "back").eval()
+    assert again.config.max_position_embeddings == 16 + 2
+    states = theirs(again, ids_of(encoder, "a " * 40)).last_hidden_state.numpy()[0].mean(0)
+    np.testing.assert_allclose(encoder.vectors(["a " * 40])[0], states / np.linalg.norm(states), atol=1e-5)
     pairs = [{"text": "What", "pair": "a model", "negatives": ["it"]}, {"text": "语言", "pair": "Is", "negatives": []}]
     x = encoder.split(encoder.batches(in_memory(encoder.prepare(pairs)), 8)[0])[0]
     assert sorted(x["candidates"].sum(1).tolist()) == [3, 3]  # both second texts, and the one wrong text there is

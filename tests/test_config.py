@@ -6,7 +6,7 @@ import json
 import pytest
 
 from keras_llm.command_line import recommended, seconds
-from keras_llm.config import Config, differences, from_json, to_json
+from keras_llm.config import Config, LabelConfig, differences, from_json, to_json
 from keras_llm.errors import UserError
 from keras_llm.presets import PRESETS, make_config
 from keras_llm.validation import validate
@@ -34,6 +34,18 @@ def test_flags_over_file_over_preset_over_default(tmp_path):
     )  # the preset's
     assert config.network.num_heads == Config().network.num_heads  # the default
     assert recommended([f"--config={path}", "--kind", "closed_book"], "reading", "lstm").kind == "closed_book"
+    assert recommended([f"--config={path}"], "reading", "lstm", "finetune").preset == "finetune"
+    path.write_text('{"preset": "tiny", "network": {"hidden_dim": 77}}')
+    shape = {"hidden_dim": 5, "num_layers": 6}  # what a start brings lies between preset and file
+    config = recommended(
+        [f"--config={path}"],
+        "reading",
+        "lstm",
+        "finetune",
+        lambda config: dataclasses.replace(config, network=dataclasses.replace(config.network, **shape)),
+    )
+    assert (config.preset, config.network.hidden_dim, config.network.num_layers) == ("tiny", 77, 6)
+    assert config.training == make_config("reading", "lstm", "tiny").training
 
 
 @pytest.mark.parametrize(
@@ -61,11 +73,15 @@ def test_strict_json(text, message):
         ("training", {"clip_norm": -1.0}, "clip_norm"),
         ("lengths", {"window_stride": 320}, "window_stride"),
         ("network", {"num_heads": 5}, "multiple of num_heads"),
+        ("network", {"embedding_dim": 100}, r"quotient even .*Use num_heads 1 or 2 or 5 or 10 or 25 or 50\."),
+        ("network", {"embedding_dim": 99, "head_dim": 4}, "Make embedding_dim even"),
         ("network", {"num_kv_heads": 3}, "multiple of num_kv_heads"),
         ("network", {"num_decoder_layers": -1}, "num_decoder_layers"),
         ("network", {"positions": "relative"}, "Relative positions are for encoder-decoders"),
         ("text", {"tokenizer": "sentencepiece"}, "byte offsets"),
         ("training", {"label_smoothing": 0.1}, "label_smoothing"),
+        ("training", {"seed": -1}, "seed must be at least 0 .*Received: -1"),
+        ("training", {"seed": 2**32}, "seed must be .*below"),
     ],
 )
 def test_values_that_cannot_work(section, values, message):
@@ -75,11 +91,36 @@ def test_values_that_cannot_work(section, values, message):
         validate(config)
 
 
+def test_heads_must_fit_wherever_there_are_blocks():
+    config = make_config("reading", "transformer_encoder", "finetune")
+    config.network.embedding_dim = 130
+    with pytest.raises(UserError, match="multiple of num_heads.*embedding_dim=130, num_heads=4"):
+        validate(config)
+    config.network.positions, config.network.num_heads = "learned", 26  # of width 5
+    validate(config)
+    config.network.positions, config.network.head_dim = "rotary", 5
+    with pytest.raises(UserError, match="head_dim must be even for rotary positions. Received: 5"):
+        validate(config)
+    config.network.head_dim = 6
+    validate(config)
+
+
 @pytest.mark.parametrize("kind", ["causal_lm", "masked_lm", "embedding"])
 def test_tokens_a_batch_are_refused_where_nothing_obeys_them(kind):
     config = make_config(kind, "transformer")
     config.training.batch_tokens = 4096
     with pytest.raises(UserError, match=f"batch_tokens is for reading, .* 4096 for {kind}"):
+        validate(config)
+
+
+@pytest.mark.parametrize("kind", ["reading", "seq2seq", "generation", "embedding"])
+@pytest.mark.parametrize(
+    "setting", [{"class_weights": "balanced"}, {"focal_gamma": 2.0}, {"multi_label": True}, {"levels": 1}]
+)
+def test_settings_of_classifiers_are_refused_where_nothing_obeys_them(kind, setting):
+    config = make_config(kind, "transformer")
+    config.labels = LabelConfig(**setting)
+    with pytest.raises(UserError, match=f"{next(iter(setting))} is for classification. Received: it for {kind}"):
         validate(config)
 
 

@@ -35,7 +35,7 @@ def micro_task(**training):
         2,
         0.0,
     )
-    config.labels = LabelConfig(labels=["a", "b"])
+    config.labels, config.start = LabelConfig(labels=["a", "b"]), "runs/pretrained"
     config.training.batch_size, config.training.steps, config.training.warmup = 2, 4, 0.0
     for name, value in training.items():
         setattr(config.training, name, value)
@@ -136,6 +136,14 @@ def test_an_adapted_product_is_the_merged_one(sizes):
     kernel = array(linear.merged_kernel)
     kernel = kernel.T if linear.transposed else kernel
     np.testing.assert_allclose(array(linear(x)), x @ kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["freeze_layers", "lora_rank"])
+def test_random_weights_are_not_kept(setting):
+    config = micro_task(**{setting: 1}).config
+    config.start = ""
+    with pytest.raises(UserError, match=f"{setting}=1 without a start"):
+        validate(config)
 
 
 def test_low_rank_additions_need_blocks(prepared, tmp_path):

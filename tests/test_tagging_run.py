@@ -161,6 +161,19 @@ def test_a_pretrained_encoder_is_the_beginning(task):
     tagger = make_task(validate(adopt(config, start.config)), task.tokenizer)
     lines = start_weights(tagger, start)
     assert lines[1] == "new: crf/transitions, score/kernel, score/bias"
+    assert other_heads(tagger, task.tokenizer, labels=["LOC", "PER"]) == []
+    for change in ({"labels": ["PER", "LOC"]}, {"labels": ["LOC", "PER"], "scheme": "bio"}):
+        assert other_heads(tagger, task.tokenizer, **change) == lines[1:]
     x = {"token_ids": np.array([[2, 7, 8, 3]]), "segment_ids": np.zeros((1, 4), int)}
     np.testing.assert_allclose(tagger.model.encoder(x), pretrained.model.encoder(x), atol=1e-6)
     assert [len(answer["text"]) for answer in tagger.ask([{"text": ""}])] == [0]
+
+
+def other_heads(tagger, tokenizer, **labels):
+    """What is new in a tagger that starts from another one."""
+    arrays = {name: weight.numpy() for name, weight in named_weights(tagger.model).items()}
+    start = Start("runs/tagger", tagger.config, lambda: tokenizer, arrays)
+    config = adopt(make_config("tagging", "transformer", "finetune"), start.config)
+    for name, value in labels.items():
+        setattr(config.labels, name, value)
+    return start_weights(make_task(validate(config), tokenizer), start)[1:]

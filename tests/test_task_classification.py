@@ -19,7 +19,7 @@ from keras_llm.presets import make_config
 from keras_llm.tasks import make_task
 from keras_llm.tasks.classification import Classification, balanced
 from keras_llm.text.wordpiece import WordPieceTokenizer
-from keras_llm.training.start import adopt, open_start, start_weights
+from keras_llm.training.start import adopt, open_start, refuse_changes, start_weights
 from keras_llm.training.train import train_run
 from keras_llm.validation import validate
 
@@ -215,8 +215,6 @@ def test_a_classifier_starts_from_a_run_whose_encoder_it_takes(trained, tmp_path
     data = table(tmp_path / "three.tsv", [*TEXTS, ("It is a film .", "neutral"), ("它是酒店。", "neutral")])
     source = keras_llm.load(trained / "run")
     config = adopt(micro_config(), source.config)
-    config.network.embedding_dim = 999  # whatever is asked for, the shape is the start's
-    config = adopt(config, source.config)
     config.start, config.training.steps, config.training.learning_rate = str(trained / "run"), 1, 1e-9
     said = []
     assert train_run(config, tmp_path / "run", [data], say=said.append) == 0
@@ -233,7 +231,14 @@ def test_a_start_of_another_shape_is_refused(trained):
     config = adopt(micro_config(), start.config)
     with pytest.raises(UserError, match="Weights go from a model to one of the same kind.*lstm"):
         adopt(micro_config("transformer"), start.config)
+    for labels, new in (["neg", "pos"], []), (["pro", "contra"], ["new: head/kernel, head/bias"]):
+        config.labels.labels = labels
+        assert start_weights(make_task(config, start.tokenizer()), start)[1:] == new
+    config.network.context_length *= 2  # no weight of an LSTM depends on it
+    refuse_changes(config, start.config)
     config.network.hidden_dim += 1
+    with pytest.raises(UserError, match="Received, the model's value first: network.hidden_dim: 12 → 13. Leave"):
+        refuse_changes(config, start.config)
     config.labels.labels = ["a", "b"]
     with pytest.raises(UserError, match=r"encoder/lstm/.* is \(16, 48\), here \(16, 52\)"):
         start_weights(make_task(config, start.tokenizer()), start)
@@ -246,8 +251,17 @@ def test_the_command_line_trains_from_a_run(trained, tmp_path):
     data, run = str(trained / "data.tsv"), str(tmp_path / "run")
     wrong = finetune("--from", str(tmp_path / "none"), "--data", data, "--run", run)
     assert (wrong.returncode, wrong.stderr.splitlines()[-1].split(":")[0]) == (2, "error")
-    done = finetune("--from", str(trained / "run"), "--steps", "2", "--batch-size", "4", "--data", data, "--run", run)
+    file, start = tmp_path / "mine.json", ("--from", str(trained / "run"), "--data", data, "--run", run)
+    file.write_text('{"preset": "tiny", "network": {"num_layers": 2}, "text": {"unicode_policy": "nfc"}}')
+    wrong = finetune(*start, "--config", str(file), "--tokenizer", "words")
+    changed = "text.tokenizer: wordpiece → words; text.unicode_policy: lowercase → nfc; network.num_layers: 1 → 2."
+    assert wrong.returncode == 2 and changed in wrong.stderr
+    flags = ["--steps", "2", "--batch-size", "4", "--token-dropout", "0.1", "--context-length", "16"]
+    done = finetune(*start, *flags)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["start"], config["model"], config["preset"]) == (str(trained / "run"), "lstm", "finetune")
-    assert config["network"]["embedding_dim"] == 16
+    network = config["network"]
+    assert [network[name] for name in ("embedding_dim", "token_dropout", "context_length")] == [16, 0.1, 16]
+    done = finetune(*start, *flags, "--resume")
+    assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ class Classifier(OnEncoder):
     Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805 (the first token's vector through a tanh layer).
     """
 
-    heads = ("pool", "head")
+    heads = ("head",)
 
     def __init__(
         self, vocabulary_size, config: ModelConfig, encoder, labels, pair=False, unknown_id=1, dtype=None, **kwargs

@@ -43,7 +43,7 @@ class Tagger(OnEncoder):
     Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 5.3.
     """
 
-    heads = ("characters", "score", "crf")
+    heads = ("score", "crf")
 
     def __init__(
         self, vocabulary_size, config: ModelConfig, encoder, allowed, crf=True, unknown_id=1, dtype=None, **kwargs

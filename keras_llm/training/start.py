@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_llm.config import SENTINELS, Config
+from keras_llm.config import SENTINELS, Config, differences
 from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
-CHOSEN = ("dropout", "recurrent_dropout", "vectors", "freeze_embeddings", "pooling")
+CHOSEN = ("dropout", "recurrent_dropout", "token_dropout", "vectors", "freeze_embeddings", "pooling")
 
 ENCODING = ("masked_lm", "embedding", "classification", "tagging")  # kinds whose Transformers are encoders
 
@@ -101,6 +101,24 @@ def adopt(config: Config, start: Config) -> Config:
     return dataclasses.replace(config, text=text, network=dataclasses.replace(config.network, **shape))
 
 
+def refuse_changes(config: Config, start: Config) -> None:
+    """Refuses what the user gives another value than the model to start from has, where that one's weights or ids decide.
+
+    Raises:
+        UserError: a changed tokenizer or shape. A text may be cut at another `context_length`, but learned positions end.
+    """
+    kept = adopt(config, start)
+    length = config.network.context_length
+    if length <= start.network.context_length or start.network.positions != "learned":
+        kept.network.context_length = length
+    if changed := differences(kept, config):
+        raise UserError(
+            "What starts from a model has its tokenizer and its shape; only context_length may be another, and not a greater one "
+            f"where positions are learned. Received, the model's value first: {'; '.join(changed)}. Leave that out, or train "
+            "from scratch."
+        )
+
+
 def go_on(config: Config, start: Config) -> Config:
     """What a sentence encoder that is trained on keeps where the user says nothing else: pooling, and its longest text."""
     if not config.kind == start.kind == "embedding":
@@ -114,7 +132,7 @@ def go_on(config: Config, start: Config) -> Config:
 
 
 def start_weights(task, start: Start) -> list[str]:
-    """Gives a model's weights the values of those with the same path; what the task adds, its heads, stays as it is.
+    """Gives a model's weights the values of those with the same path; a head that scored something else stays as it is.
 
     Args:
         task: its model is changed.
@@ -124,17 +142,20 @@ def start_weights(task, start: Start) -> list[str]:
         Lines that tell what was taken and what is new.
 
     Raises:
-        UserError: a weight that is none of a head is missing there, or has another shape.
+        UserError: a weight that is none of a head, nor pools, is missing there, or has another shape.
     """
     from keras_llm.run import named_weights
 
-    heads = getattr(task.model, "heads", ())
+    heads, same = getattr(task.model, "heads", ()), _scored(task.config) == _scored(start.config)
     named, fresh = named_weights(task.model), []
     for name, weight in named.items():
-        stored = start.arrays.get(name)
-        if stored is not None and stored.shape == tuple(weight.shape):
+        stored, layer = start.arrays.get(name), name.partition("/")[0]
+        if stored is not None and name.endswith("positions/vectors"):  # of a longer context its first ones
+            stored = stored[: weight.shape[0]]
+        fits = stored is not None and stored.shape == tuple(weight.shape)
+        if fits and (same or layer not in heads):  # heads of other labels may have the same shape
             weight.assign(stored)
-        elif name.partition("/")[0] in heads:
+        elif layer in (*heads, "pool"):
             fresh.append(name)
         else:
             raise UserError(
@@ -144,3 +165,8 @@ def start_weights(task, start: Start) -> list[str]:
     taken = sum(math.prod(weight.shape) for name, weight in named.items() if name not in fresh)
     lines = [f"{len(named) - len(fresh)} of {len(named)} weights from {start.name}: {taken:,} parameters"]
     return lines + ([f"new: {', '.join(fresh)}"] if fresh else [])
+
+
+def _scored(config: Config) -> tuple:
+    """What the heads of a model of this config score."""
+    return config.kind, config.labels.labels, config.labels.multi_label, config.labels.scheme
