@@ -1,6 +1,7 @@
 """What learns in fine-tuning, and how fast: frozen layers, falling rates, low-rank additions that are merged, accumulation."""
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -153,6 +154,30 @@ def test_accumulated_batches_make_one_update(prepared, tmp_path):
     assert changed(task, before) == set()
     task, before = trained(prepared, tmp_path / "more", accumulate=4, steps=4)
     assert "head/kernel" in changed(task, before)
+
+
+def test_a_stopped_training_goes_on_with_its_losses(prepared, tmp_path):
+    """Without evaluation data their mean over the last steps decides which weights are best."""
+
+    def trainer(name):
+        task = micro_task(batch_size=1, steps=12, evaluate_steps=6, accumulate=2, ema=0.9)
+        return Trainer(task, prepared, tmp_path / name, save_seconds=0.0)
+
+    straight, stopped, losses = trainer("straight"), trainer("stopped"), []
+    learn = straight.model.train_on_batch
+    straight.model.train_on_batch = lambda *a, **k: losses.append(learn(*a, **k)) or losses[-1]
+    history = [(row["step"], row["loss"]) for row in straight.train().history]
+    assert history == [(n, pytest.approx(np.mean([logs["loss"] for logs in losses[:n]]))) for n in (6, 12)]
+    split, left = stopped.task.split, iter(range(8))
+    stopped.task.split = lambda batch: split(batch) if next(left, None) is not None else sys.exit()
+    with pytest.raises(SystemExit):
+        stopped.train()
+    resumed = trainer("stopped")
+    assert resumed.progress.step == 8
+    assert [(row["step"], row["loss"]) for row in resumed.train().history] == history
+    assert resumed.progress.best == straight.progress.best
+    for one, two in zip(straight._variables(), resumed._variables(), strict=True):
+        assert np.array_equal(array(one.value), array(two.value))
 
 
 def test_several_seeds_are_several_runs_with_mean_and_deviation(tmp_path):
