@@ -32,7 +32,7 @@ class Progress:
     """Where a training stands; saved with the weights in one file."""
 
     step: int = 0
-    """Updates made."""
+    """Batches trained on; with `accumulate`, so many of them make an update."""
     evaluated_step: int = 0
     """Step of the last evaluation."""
     best: float = -math.inf
@@ -103,7 +103,9 @@ class Trainer:
         self.state_path, self.time_budget, self.save_seconds = Path(state_path), time_budget, save_seconds
         self.settings = settings = task.config.training
         self.batches = task.batches(prepared, PAD_MULTIPLE[keras.config.backend()])
-        self.total_steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
+        steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
+        # Whole updates: what accumulates at the end would else be lost.
+        self.total_steps = math.ceil(steps / settings.accumulate) * settings.accumulate
         self.evaluate_steps = settings.evaluate_steps or settings.evaluate_every * self.batches.steps_per_epoch
         # Inside, more is better.
         self.sign = 1 if task.monitor_mode == "max" else -1
@@ -205,8 +207,9 @@ class Trainer:
         return self._stop_signal
 
     def learning_rate(self) -> float:
-        """Of the last update made."""
-        return float(self.inner_optimizer._learning_rate(max(self.progress.step - 1, 0)))
+        """Of the last update made. Schedules count batches, as steps do."""
+        updated = self.progress.step - self.progress.step % self.settings.accumulate
+        return float(self.inner_optimizer._learning_rate(max(updated - 1, 0)))
 
     def _evaluate(self):
         progress = self.progress
