@@ -66,6 +66,9 @@ def test_strict_json(text, message):
         ("network", {"positions": "relative"}, "Relative positions are for encoder-decoders"),
         ("text", {"tokenizer": "sentencepiece"}, "byte offsets"),
         ("training", {"label_smoothing": 0.1}, "label_smoothing"),
+        ("training", {"freeze_layers": 1}, "freeze_layers=1 for reading with transformer"),
+        ("training", {"layer_decay": 0.8}, "layer_decay=0.8 for reading with transformer"),
+        ("training", {"lora_rank": 4}, "lora_rank=4 for reading with transformer"),
     ],
 )
 def test_values_that_cannot_work(section, values, message):
