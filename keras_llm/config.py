@@ -287,7 +287,8 @@ class TrainingConfig:
     epochs: int = 10
     """Passes over the training data."""
     steps: int = 0
-    """Updates to make, whatever part of an epoch or how many epochs that is; 0: `epochs` decides."""
+    """Batches to train on, whatever part of an epoch or how many epochs that is; 0: `epochs` decides. With `accumulate` rounded
+    up to whole updates."""
     batch_size: int = 32
     """Examples (for readers: windows) a step."""
     batch_tokens: int = 0
@@ -316,11 +317,11 @@ class TrainingConfig:
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     evaluate_steps: int = 0
-    """Updates between evaluations; 0: `evaluate_every` decides."""
+    """Batches between evaluations; 0: `evaluate_every` decides."""
     seed: int = 0
     """Of initial weights, order and dropout."""
     accumulate: int = 1
-    """Batches whose gradients are averaged for one update."""
+    """Batches whose gradients are averaged for one update. Steps count batches: 1,000 steps with 4 are 250 updates."""
     freeze_layers: int = 0
     """Fine-tuning: so many of the lowest blocks or layers keep their weights, and the embeddings with them; 0: none."""
     layer_decay: float = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 
-from keras_llm.config import LEARNED_LENGTH, SENTINELS, WITHOUT_OFFSETS, Config, LabelConfig
+from keras_llm.config import LEARNED_LENGTH, SENTINELS, WITHOUT_OFFSETS, Config, LabelConfig, TrainingConfig
 from keras_llm.errors import UserError
 
 BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_book", "generation")
@@ -70,6 +70,8 @@ def validate(config: Config) -> Config:
             "freeze_layers must not exceed num_layers. "
             f"Received: freeze_layers={training.freeze_layers}, num_layers={network.num_layers}."
         )
+    if config.kind == "reading" and config.model in ("lstm", "transformer"):
+        _validate_side_by_side(config)
     if not 0 <= lengths.window_stride < lengths.window_length:
         raise UserError(
             "window_stride must be at least 0 and below window_length: neighbouring windows share that many tokens. "
@@ -148,8 +150,7 @@ def validate(config: Config) -> Config:
 def _validate_heads(config: Config) -> None:
     network, width = config.network, config.network.embedding_dim
     step = 2 if network.positions == "rotary" else 1  # numbers are turned in pairs
-    # The reader that reads question and context apart has no head_dim.
-    if network.head_dim and (config.kind, config.model) != ("reading", "transformer"):
+    if network.head_dim:
         if network.head_dim % step:
             raise UserError(
                 f"head_dim must be even for rotary positions. Received: {network.head_dim}. Use an even one."
@@ -161,6 +162,18 @@ def _validate_heads(config: Config) -> None:
         raise UserError(
             f"embedding_dim must be {rule}. Received: embedding_dim={width}, num_heads={network.num_heads}. {use}"
         )
+
+
+def _validate_side_by_side(config: Config) -> None:
+    """These readers have two stacks, one behind the other, and nothing pretrained: no layer is known by its number alone."""
+    training, others = config.training, TrainingConfig()
+    for name in ("freeze_layers", "layer_decay", "lora_rank"):
+        value = getattr(training, name)
+        if value != getattr(others, name):
+            raise UserError(
+                f"{name} is for models that start from a pretrained encoder. Received: {name}={value} for reading with "
+                f"{config.model}. Leave it out, or use --model transformer_encoder."
+            )
 
 
 def _validate_relative(config: Config) -> None:

@@ -74,7 +74,7 @@ def test_strict_json(text, message):
         ("lengths", {"window_stride": 320}, "window_stride"),
         ("network", {"num_heads": 5}, "multiple of num_heads"),
         ("network", {"embedding_dim": 100}, r"quotient even .*Use num_heads 1 or 2 or 5 or 10 or 25 or 50\."),
-        ("network", {"embedding_dim": 99, "head_dim": 4}, "Make embedding_dim even"),
+        ("network", {"embedding_dim": 99}, "Make embedding_dim even"),
         ("network", {"num_kv_heads": 3}, "multiple of num_kv_heads"),
         ("network", {"num_decoder_layers": -1}, "num_decoder_layers"),
         ("network", {"positions": "relative"}, "Relative positions are for encoder-decoders"),
@@ -82,6 +82,9 @@ def test_strict_json(text, message):
         ("training", {"label_smoothing": 0.1}, "label_smoothing"),
         ("training", {"seed": -1}, "seed must be at least 0 .*Received: -1"),
         ("training", {"seed": 2**32}, "seed must be .*below"),
+        ("training", {"freeze_layers": 1}, "freeze_layers=1 without a start"),
+        ("training", {"layer_decay": 0.8}, "layer_decay=0.8 for reading with transformer"),
+        ("training", {"lora_rank": 4}, "lora_rank=4 without a start"),
     ],
 )
 def test_values_that_cannot_work(section, values, message):

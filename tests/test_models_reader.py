@@ -150,7 +150,7 @@ def test_encoder_reads_question_and_context_as_one_text():
     [
         {"positions": "learned", "norm": "layer", "activation": "relu"},
         {"positions": "sinusoidal", "norm_first": False},
-        {"positions": "rotary", "num_kv_heads": 1, "activation": "swiglu"},
+        {"positions": "rotary", "num_kv_heads": 1, "activation": "swiglu", "head_dim": 6, "qk_norm": True},
     ],
     ids=lambda changes: changes["positions"],
 )
@@ -160,6 +160,8 @@ def test_transformer_settings_tell_the_order_of_tokens(changes):
     swapped["context_ids"][0, [1, 2]] = x["context_ids"][0, [2, 1]]
     logits = model.predict_on_batch(x)
     assert logits.shape == (1, 2, 25) and np.isfinite(logits).all()
+    attention = model.encoder[1].self_attention
+    assert (attention.head_dim, attention.qk_norm) == (changes.get("head_dim", 4), "qk_norm" in changes)
     # Token 23 is out of reach of the convolutions: only attention can tell it.
     assert abs(logits[0, :, 24] - model.predict_on_batch(swapped)[0, :, 24]).max() > 1e-6
 

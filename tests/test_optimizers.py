@@ -27,6 +27,29 @@ def test_gradient_norm_and_clipping():
     assert np.allclose(optimizer._momentums[0].numpy()[0, 0], 0.1 * 0.6, atol=1e-6)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_accumulated_batches_are_one_update_of_their_mean(scaled):
+    """Clipping, its norm and the moving average see an update, not its batches."""
+    draw = np.random.default_rng(0)
+    settings = {"learning_rate": 0.1, "clip_norm": 1.0, "weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.9}
+    values, expected = variables(), variables()
+    inner, whole = AdamW(**settings, gradient_accumulation_steps=3), AdamW(**settings)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0) if scaled else inner
+    optimizer.build(list(values))
+    for _ in range(4):
+        batches = [[2 * draw.normal(size=v.shape).astype("float32") for v in values] for _ in range(3)]
+        for batch in batches:
+            optimizer.apply([keras.ops.convert_to_tensor(g * (8.0 if scaled else 1.0)) for g in batch], list(values))
+        mean = [sum(gradients) / 3 for gradients in zip(*batches, strict=True)]
+        whole.apply([keras.ops.convert_to_tensor(g) for g in mean], list(expected))
+        norm = np.sqrt(sum((g**2).sum() for g in mean))
+        assert float(inner.gradient_norm.value) == pytest.approx(norm, rel=1e-5) and norm > 1.0
+        found = [*values, *inner._model_variables_moving_average]
+        wanted = [*expected, *whole._model_variables_moving_average]
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_updates_are_those_of_keras():
     draw = np.random.default_rng(0)
     settings = {"learning_rate": 0.03, "beta_1": 0.8, "beta_2": 0.97, "epsilon": 1e-4, "weight_decay": 0.2}
@@ -55,6 +78,18 @@ def test_decay_spares_vectors_and_embeddings():
     optimizer.apply(zeros, [kernel, bias, embedding])
     assert np.allclose(kernel.numpy(), np.array([[1.0, -2.0], [0.5, 3.0]]) * 0.95, atol=1e-6)
     assert np.allclose(bias.numpy(), 1.0) and np.allclose(embedding.numpy(), 1.0)
+
+
+def test_what_learns_slowly_decays_slowly():
+    values = [keras.Variable(np.full((2, 2), 2.0, "float32"), name=name) for name in ("low", "high")]
+    optimizer = AdamW(learning_rate=0.1, weight_decay=0.5, rates={values[0].path: 0.25})
+    optimizer.build(values)
+    rates, expected = 0.1 * np.array([0.25, 1.0]), np.array([2.0, 2.0])
+    for _ in range(3):
+        optimizer.apply([keras.ops.full((2, 2), 3.0)] * 2, values)
+        expected -= rates * 0.5 * expected  # the decay
+        expected -= rates  # equal gradients are steps of the learning rate
+    assert np.allclose([value.numpy()[0, 0] for value in values], expected, atol=1e-5)
 
 
 def test_moving_average_forgets_the_initial_weights():

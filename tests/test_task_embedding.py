@@ -57,6 +57,21 @@ def random_weights(model):
     return model
 
 
+def test_a_missing_negative_leaves_float16_finite():
+    config = dataclasses.replace(MICRO, pooling="max")
+    model = SentenceEncoder(30, config, "lstm", dtype="mixed_float16")
+    ids, wrong = np.array([[2, 7, 3]], "int32"), np.array([[[0, 0, 0]]], "int32")
+    inputs = {"token_ids": ids, "pair_ids": ids, "negative_ids": wrong, "candidates": np.array([[True, False]])}
+    model(inputs)
+    random_weights(model)
+    with tf.GradientTape() as tape:
+        scores = model(inputs)
+        loss = -tf.nn.log_softmax(scores)[0, 0]
+    assert np.array_equal(model.embed(wrong[0]), np.zeros((1, 10)))
+    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    assert float(loss) == 0.0 and all(np.isfinite(tf.convert_to_tensor(g)).all() for g in gradients)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max", "first"])
 @pytest.mark.parametrize("encoder", ["lstm", "transformer"])
 def test_vectors_and_scores_equal_their_formulas(encoder, pooling):

@@ -116,10 +116,6 @@ class MultiHeadAttention(keras.layers.Layer):
         # Scores that are not divided by the root of d begin as small as those that are.
         first = 1.0 if self.scaled else self.head_dim**-0.5
 
-        # Scores that are not divided by the root of d begin as small as if they were.
-        def initialise_query(shape, dtype=None):
-            return keras.initializers.GlorotUniform()(shape, dtype=dtype) * self.head_dim**-0.5
-
         if self.cross:
             source = memory_shape if isinstance(memory_shape, tuple) else x_shape
             self.query_projection = Linear(

@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_llm.config import ModelConfig
-from keras_llm.layers.attention import penalty
 from keras_llm.layers.token_dropout import TokenDropout
 from keras_llm.models.encoders import ENCODERS, OnEncoder
 
@@ -75,13 +74,16 @@ def pooled(x, mask, how):
 
     Args:
         x: [B, T, W].
-        mask: bool [B, T], true at real tokens. A row without any gives finite numbers.
+        mask: bool [B, T], true at real tokens. A row without any gives zeros.
         how: "mean" or "max".
 
     Returns:
         [B, W].
     """
     if how == "max":
-        return ops.max(x + ops.cast(ops.expand_dims(penalty(mask), -1), x.dtype), axis=1)
+        # float16 has no -1e9: a row without tokens would be infinite, and zero times that is no number.
+        seen = ops.expand_dims(mask, -1)
+        highest = ops.max(ops.where(seen, x, ops.cast(-3e4, x.dtype)), axis=1)
+        return ops.where(ops.any(seen, axis=1), highest, ops.zeros_like(highest))
     real = ops.expand_dims(ops.cast(mask, "float32"), -1)
     return ops.cast(ops.sum(ops.cast(x, "float32") * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1.0), x.dtype)

@@ -15,7 +15,8 @@ from keras_llm.layers.reading import (
     SpanPointer,
     match_features,
 )
-from keras_llm.layers.transformer import TransformerBlock, normalisation
+from keras_llm.layers.transformer import normalisation
+from keras_llm.models.blocks import transformer_block
 
 PAD = 0
 # Positions with a vector of their own where positions are learned; windows are far shorter.
@@ -117,7 +118,7 @@ class TransformerReader(keras.Model):
         self.encoder = self._pair("encoder")
         self.attend = QuestionContextAttention(dim, name="attention", **policy)
         self.second_reading = [self._pair(f"second_reading_{n}") for n in range(max(config.num_layers - 1, 1))]
-        self.norm = normalisation(config.norm, name="norm", **policy)
+        self.norm = normalisation(config.norm, epsilon=config.norm_epsilon, name="norm", **policy)
         self.point = SpanPointer(name="point", **policy)
         # One mask for all tokens of a text: a dropped unit is missing everywhere, not guessed from its neighbours.
         self.drop = keras.layers.Dropout(config.dropout, noise_shape=(None, 1, None), name="dropout", **policy)
@@ -127,20 +128,7 @@ class TransformerReader(keras.Model):
         convolution = ConvolutionBlock(
             config.embedding_dim, norm=config.norm, dropout=config.dropout, name=f"{name}_convolution", **policy
         )
-        block = TransformerBlock(
-            num_heads=config.num_heads,
-            hidden_dim=config.embedding_dim,
-            feedforward_dim=config.feedforward_dim,
-            num_kv_heads=config.num_kv_heads,
-            activation=config.activation,
-            norm=config.norm,
-            norm_first=config.norm_first,
-            rotary=config.positions == "rotary",
-            dropout=config.dropout,
-            name=f"{name}_block",
-            **policy,
-        )
-        return [convolution, block]
+        return [convolution, transformer_block(config, name=f"{name}_block", **policy)]
 
     def build(self, input_shape=None):
         dim = self.config.embedding_dim

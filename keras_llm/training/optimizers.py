@@ -9,13 +9,14 @@ class AdamW(keras.optimizers.AdamW):
 
     Args:
         clip_norm: gradients are scaled down to this global norm before the update; 0 leaves them alone.
-        rates: variable's path -> factor on the learning rate; 1 for those not named.
+        rates: variable's path -> factor on the learning rate, and so on the decay; 1 for those not named.
         **kwargs: as for `keras.optimizers.AdamW`. With `use_ema`, `ema_momentum` is reached slowly: the momentum of
-            update n is at most (1 + n) / (10 + n), or the initial weights would stay in the average for epochs.
+            update n is at most (1 + n) / (10 + n), or the initial weights would stay in the average for epochs. Batches
+            that are only accumulated leave the average alone.
 
     Attributes:
-        gradient_norm: float32 scalar variable: the global norm before clipping in the last update. Not finite after a
-            step whose gradients were not.
+        gradient_norm: float32 scalar variable: the global norm before clipping in the last update; with
+            `gradient_accumulation_steps` that of the mean gradient. Not finite after a step whose gradients were not.
 
     Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101;
     Pascanu et al., "On the difficulty of training recurrent neural networks", https://arxiv.org/abs/1211.5063.
@@ -35,7 +36,12 @@ class AdamW(keras.optimizers.AdamW):
         if not self.built:
             return self._ema_momentum
         updates = ops.cast(self.iterations, "float32")
-        return ops.minimum(self._ema_momentum, (1.0 + updates) / (10.0 + updates))
+        momentum = ops.minimum(self._ema_momentum, (1.0 + updates) / (10.0 + updates))
+        batches = self.gradient_accumulation_steps
+        if not batches:
+            return momentum
+        # Keras asks after every batch, but only one in so many changed the weights.
+        return ops.where((self._iterations + 1) % batches == 0, momentum, 1.0)
 
     @ema_momentum.setter
     def ema_momentum(self, value):
@@ -53,18 +59,27 @@ class AdamW(keras.optimizers.AdamW):
         self.gradient_norm = self.add_variable(shape=(), dtype="float32", name="gradient_norm")
 
     def apply(self, grads, trainable_variables=None):
-        if trainable_variables is not None and not self.built:
-            with keras.name_scope(self.name):
-                self.build(list(trainable_variables))
         # Gathers give sparse gradients in which a token's row may stand several times: only the sum has the right norm.
-        grads = [None if g is None else ops.convert_to_tensor(g) for g in grads]
-        squares = [sum_of_squares(g) for g in grads if g is not None]
-        norm = ops.sqrt(sum(squares))
+        super().apply([None if g is None else ops.convert_to_tensor(g) for g in grads], trainable_variables)
+
+    def _clip_gradients(self, grads):
+        # Keras asks for this right before an update, with the mean gradient of accumulated batches.
+        norm = ops.sqrt(sum(sum_of_squares(g) for g in grads))
         self.gradient_norm.assign(norm)
-        if self.clip_norm > 0:
-            scale = self.clip_norm / ops.maximum(norm, self.clip_norm)
-            grads = [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
-        super().apply(grads, trainable_variables)
+        if self.clip_norm <= 0:
+            return grads
+        scale = self.clip_norm / ops.maximum(norm, self.clip_norm)
+        return [g * ops.cast(scale, g.dtype) for g in grads]
+
+    def _apply_weight_decay(self, variables):
+        if not self.weight_decay:
+            return
+        for variable in variables:
+            if self._use_weight_decay(variable):
+                # A weight that learns slowly is pulled towards zero as slowly.
+                rate = self.learning_rate * self._factors[self._get_variable_index(variable)]
+                decay = ops.cast(self.weight_decay, variable.dtype) * ops.cast(rate, variable.dtype)
+                self.assign_sub(variable, variable * decay)
 
     def update_step(self, gradient, variable, learning_rate):
         # Here a variable is the backend's own and has no path, but Keras knows its place.

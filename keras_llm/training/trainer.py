@@ -32,7 +32,7 @@ class Progress:
     """Where a training stands; saved with the weights in one file."""
 
     step: int = 0
-    """Updates made."""
+    """Batches trained on; with `accumulate`, so many of them make an update."""
     evaluated_step: int = 0
     """Step of the last evaluation."""
     best: float = -math.inf
@@ -47,8 +47,15 @@ class Progress:
     """Training time so far, over all sittings, evaluations included."""
     stopped: str = ""
     """Why training ended: "", "finished", "early" or "time"."""
+    losses: list[float] = field(default_factory=list)
+    """Of the last batches, at most `LOG_EVERY_STEPS`."""
     history: list[dict] = field(default_factory=list)
     """The learning curve: step, seconds, training loss over the last steps and metrics of each evaluation."""
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss over the last steps: a single batch's says little about the weights."""
+        return math.fsum(self.losses) / len(self.losses)
 
 
 class Trainer:
@@ -62,7 +69,7 @@ class Trainer:
         prepared: training rows (`keras_llm.data.Prepared`).
         state_path: the state file; training continues from it if it exists.
         evaluate: called as `evaluate()` with the weights to judge in the model; returns metrics, among them
-            `task.monitor`. None: the best weights are those of the smallest training loss.
+            `task.monitor`. None: the best weights are those of the smallest training loss over the last steps.
         keep: called as `keep(is_best)` after each evaluation with those weights in the model.
         time_budget: seconds after which training stops as if it were at its end; None: no limit.
         save_seconds: the state is saved at least this often (and at each evaluation).
@@ -96,7 +103,9 @@ class Trainer:
         self.state_path, self.time_budget, self.save_seconds = Path(state_path), time_budget, save_seconds
         self.settings = settings = task.config.training
         self.batches = task.batches(prepared, PAD_MULTIPLE[keras.config.backend()])
-        self.total_steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
+        steps = settings.steps or settings.epochs * self.batches.steps_per_epoch
+        # Whole updates: what accumulates at the end would else be lost.
+        self.total_steps = math.ceil(steps / settings.accumulate) * settings.accumulate
         self.evaluate_steps = settings.evaluate_steps or settings.evaluate_every * self.batches.steps_per_epoch
         # Inside, more is better.
         self.sign = 1 if task.monitor_mode == "max" else -1
@@ -115,7 +124,6 @@ class Trainer:
             self._average.set_model(self.model)
             self._average.set_params({"epochs": 0})  # only asks whether an epoch is the last, to leave the average in
         self.progress = Progress()
-        self._last_loss = math.inf
         if self.state_path.exists():
             self._restore()
         self._stop_signal = 0
@@ -160,20 +168,20 @@ class Trainer:
                     break
                 x, y, weight = self.task.split(batch)
                 logs = self.model.train_on_batch(x, y, weight, return_dict=True)
-                self._last_loss = float(logs["loss"])
+                loss = float(logs["loss"])
                 progress.step = step + 1
                 progress.tokens += window.add(batch, self.task.padding)
-                if not math.isfinite(self._last_loss):
+                if not math.isfinite(loss):
                     raise UserError(
-                        f"Training needs a finite loss. Received: loss={self._last_loss} at step {progress.step} with "
+                        f"Training needs a finite loss. Received: loss={loss} at step {progress.step} with "
                         f"learning rate {self.learning_rate():.3g}. The last good state is kept; train anew with a "
                         "smaller --learning-rate, or with --precision float32 or mixed_bfloat16."
                     )
+                progress.losses = [*progress.losses, loss][-LOG_EVERY_STEPS:]
                 end_of_epoch = progress.step % per_epoch == 0
                 if window.steps >= LOG_EVERY_STEPS or end_of_epoch:
                     self._log(window, bar)
                     window = _Window()
-                    self.model.reset_metrics()
                 bar.update(1)
                 last = progress.step == self.total_steps
                 if self._out_of_time():
@@ -199,14 +207,15 @@ class Trainer:
         return self._stop_signal
 
     def learning_rate(self) -> float:
-        """Of the last update made."""
-        return float(self.inner_optimizer._learning_rate(max(self.progress.step - 1, 0)))
+        """Of the last update made. Schedules count batches, as steps do."""
+        updated = self.progress.step - self.progress.step % self.settings.accumulate
+        return float(self.inner_optimizer._learning_rate(max(updated - 1, 0)))
 
     def _evaluate(self):
         progress = self.progress
         with self._averaged():
             metrics = self.evaluate() if self.evaluate else {}
-            value = self.sign * float(metrics[self.task.monitor]) if metrics else -self._last_loss
+            value = self.sign * float(metrics[self.task.monitor]) if metrics else -progress.loss
             is_best = value > progress.best or not progress.best_step
             if is_best:
                 progress.best, progress.best_step, progress.waited = value, progress.step, 0
@@ -214,7 +223,7 @@ class Trainer:
                 progress.waited += 1
             progress.evaluated_step = progress.step
             progress.seconds = time.perf_counter() - self._started
-            now = {"step": progress.step, "seconds": round(progress.seconds, 1), "loss": self._last_loss}
+            now = {"step": progress.step, "seconds": round(progress.seconds, 1), "loss": progress.loss}
             progress.history.append({**now, **metrics})
             self.keep(is_best)
             for observer in self._having("on_evaluation"):
@@ -235,7 +244,7 @@ class Trainer:
 
     def _log(self, window, bar):
         values = {
-            "loss": self._last_loss,
+            "loss": self.progress.loss,
             "learning_rate": self.learning_rate(),
             "gradient_norm": float(self.inner_optimizer.gradient_norm.value),
             "tokens_per_second": window.tokens_per_second(),
@@ -247,7 +256,7 @@ class Trainer:
         for observer in self._having("on_log"):
             observer.on_log(self.progress.step, values)
         bar.set_postfix_str(
-            f"loss {self._last_loss:.3f}, rate {values['learning_rate']:.1e}, {values['tokens_per_second']:,.0f} tokens/s",
+            f"loss {values['loss']:.3f}, rate {values['learning_rate']:.1e}, {values['tokens_per_second']:,.0f} tokens/s",
             refresh=False,
         )
 
@@ -292,7 +301,7 @@ class Trainer:
     def _save(self):
         self.progress.seconds = time.perf_counter() - self._started
         arrays = {f"{i:05d}": keras.ops.convert_to_numpy(v.value) for i, v in enumerate(self._variables())}
-        facts = {**asdict(self.progress), "settings": self.task.settings, "last_loss": self._last_loss}
+        facts = {**asdict(self.progress), "settings": self.task.settings}
         with files.replacing(self.state_path) as temporary, open(temporary, "wb") as file:
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
 
@@ -309,7 +318,7 @@ class Trainer:
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self.task.settings = facts.pop("settings")
-        self._last_loss = facts.pop("last_loss")
+        facts.pop("last_loss", None)  # of states from before `losses`
         self.progress = Progress(**facts)
 
 
