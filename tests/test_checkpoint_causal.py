@@ -5,8 +5,6 @@ import json
 import math
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from micro_checkpoints import CHECKPOINTS, save  # noqa: E402
+from programs import run as run_script  # noqa: E402
 
 from keras_llm.checkpoints.byte_pairs import prompt_starts  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
@@ -497,11 +496,6 @@ def test_an_imported_run_is_like_any_other(imported):
 
 def test_scripts_tell_a_mistake_without_a_traceback(tmp_path):
     for name in ("import_checkpoint", "export_checkpoint"):
-        found = subprocess.run(
-            [sys.executable, ROOT / "scripts" / f"{name}.py", tmp_path, tmp_path / "new"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        found = run_script(name, tmp_path, tmp_path / "new")
         assert found.returncode == 2 and "Traceback" not in found.stderr
         assert str(tmp_path) in found.stderr
