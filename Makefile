@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# More workers than cores: while one waits for a program that it started, another works. The slowest tests are named at the end.
+PARALLEL := --numprocesses 4 --dist loadfile --durations 30
 # JAX compiles nearly every operation of these tests anew, so they run without the compiler's optimisations: a quarter faster.
 JAX_TESTS := $(wildcard tests/test_layers_*.py tests/test_models_*.py tests/test_decode.py \
 	tests/test_generation_beam.py tests/test_generation_forced.py tests/test_generation_logits.py tests/test_generation_sampling.py)
