@@ -139,14 +139,6 @@ def test_an_adapted_product_is_the_merged_one(sizes):
     np.testing.assert_allclose(array(linear(x)), x @ kernel, atol=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["freeze_layers", "lora_rank"])
-def test_random_weights_are_not_kept(setting):
-    config = micro_task(**{setting: 1}).config
-    config.start = ""
-    with pytest.raises(UserError, match=f"{setting}=1 without a start"):
-        validate(config)
-
-
 def test_low_rank_additions_need_blocks(prepared, tmp_path):
     task = micro_task(lora_rank=2)
     config = make_config("classification", "lstm", "tiny")
