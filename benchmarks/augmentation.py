@@ -35,7 +35,11 @@ class Arguments:
     eval_data: tuple[Path, ...]
     """Labelled texts that the accuracies are told of."""
     methods: tuple[str, ...] = ("deletion", "swap", "substitution")
-    """What is compared with no augmentation."""
+    """What is compared with no augmentation; back_translation is one more where --forward and --back are given."""
+    forward: Path | None = None
+    """A run that translates the texts into another language."""
+    back: Path | None = None
+    """A run that translates from there."""
     texts: int = 500
     """Size of the training set."""
     copies: int = 4
@@ -62,17 +66,20 @@ def main():
     from keras_llm.data.labelled import read_labelled
 
     records, judged = (read_labelled(paths, Config())[0] for paths in (arguments.data, arguments.eval_data))
-    accuracies = {method: [] for method in (NONE, *arguments.methods)}
+    methods = arguments.methods + (("back_translation",) if arguments.forward or arguments.back else ())
+    accuracies = {method: [] for method in (NONE, *methods)}
     facts = {"settings": {k: v for k, v in vars(arguments).items() if isinstance(v, int | float)}, "added": {}}
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        if "substitution" in arguments.methods:
+        models = {"back_translation": {"forward": arguments.forward, "back": arguments.back}}
+        if "substitution" in methods:
             facts["masked_lm"] = pretrain(folder, records, arguments)
+            models["substitution"] = {"model": folder / "encoder", "share": arguments.share}
         for seed in range(arguments.seeds):
             small = sample(folder / str(seed), records, arguments.texts, seed)
             for method in accuracies:
-                found, added = train(folder / str(seed), method, small, judged, arguments, folder / "encoder", seed)
+                found, added = train(folder / str(seed), method, small, judged, arguments, models.get(method), seed)
                 accuracies[method].append(found)
                 facts["added"].setdefault(method, []).append(added)
                 print(f"{arguments.name} seed {seed} {method:14} {found:.4f}, {added:,} texts added", flush=True)
@@ -124,7 +131,7 @@ def sample(folder: Path, records: list[dict], count: int, seed: int) -> dict[str
     return files
 
 
-def train(folder, method, small, judged, arguments, encoder, seed) -> tuple[float, int]:
+def train(folder, method, small, judged, arguments, models, seed) -> tuple[float, int]:
     """Accuracy of a classifier on the judged records, and how many texts were added to its training set."""
     import keras_llm
     from keras_llm.augmentation import augment_files
@@ -135,8 +142,7 @@ def train(folder, method, small, judged, arguments, encoder, seed) -> tuple[floa
     data, added = [small["train"]], 0
     if method != NONE:
         data.append(folder / f"{method}.jsonl")
-        model = {"model": encoder} if method == "substitution" else {}
-        changes = {"copies": arguments.copies, "share": arguments.share, "seed": seed, **model}
+        changes = {"copies": arguments.copies, "seed": seed, **(models or {"share": arguments.share})}
         added = augment_files(data[:1], data[1], method, say=lambda line: None, **changes)
     config = make_config("classification", "lstm", "tiny")
     training = config.training

@@ -162,6 +162,8 @@ def _validate_heads(config: Config) -> None:
         raise UserError(
             f"embedding_dim must be {rule}. Received: embedding_dim={width}, num_heads={network.num_heads}. {use}"
         )
+    if network.positions == "sinusoidal" and width % 2:  # a sine and a cosine each
+        raise UserError(f"embedding_dim must be even for sinusoidal positions. Received: {width}. Use an even one.")
 
 
 def _validate_side_by_side(config: Config) -> None:

@@ -106,6 +106,9 @@ def test_heads_must_fit_wherever_there_are_blocks():
         validate(config)
     config.network.head_dim = 6
     validate(config)
+    config.network.positions, config.network.embedding_dim = "sinusoidal", 129
+    with pytest.raises(UserError, match="embedding_dim must be even for sinusoidal positions. Received: 129"):
+        validate(config)
 
 
 @pytest.mark.parametrize("kind", ["causal_lm", "masked_lm", "embedding"])
