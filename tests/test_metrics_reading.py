@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from keras_llm.errors import UserError
 from keras_llm.metrics import cmrc_exact_match, cmrc_f1, evaluate_answers, evaluate_reading, exact_match, f1
+from keras_llm.metrics.reading import between_scores
 
 ORACLE = json.loads((Path(__file__).parent / "fixtures" / "reading_metrics.json").read_text(encoding="utf-8"))
 METRICS = {"exact_match": exact_match, "f1": f1, "cmrc_exact_match": cmrc_exact_match, "cmrc_f1": cmrc_f1}
@@ -155,6 +157,14 @@ def test_best_thresholds_are_reached_and_not_surpassed(questions):
         assert evaluate_reading(records, predictions, threshold=best[f"{name}_threshold"])[metric] == pytest.approx(
             best[name]
         )
+
+
+@given(SCORES, st.lists(SCORES, min_size=1, max_size=8))
+def test_between_scores_parts_as_the_threshold_and_stands_clear_of_all(threshold, scores):
+    clear = between_scores(threshold, scores)
+    assert [score <= clear for score in scores] == [score <= threshold for score in scores]
+    gaps = [b - a for a, b in itertools.pairwise(sorted({*scores})) if a <= threshold < b]
+    assert min(abs(score - clear) for score in scores) == pytest.approx(gaps[0] / 2 if gaps else 1.0)
 
 
 # Whole data sets

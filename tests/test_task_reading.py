@@ -100,6 +100,21 @@ def test_answer_is_the_best_span_over_windows(task, context):
     task.settings["no_answer_threshold"] = 1e9
 
 
+def test_no_question_stands_on_the_threshold_that_is_found(task):
+    # On it, sums in another order (another batch, an export) would decide whether there is an answer.
+    records = [
+        {"id": str(i), "question": "谁？", "context": text, "answers": [], "impossible": True}
+        for i, text in enumerate(TEXTS)
+    ]
+    records[0] |= {"answers": [{"text": TEXTS[0], "start": 0}], "impossible": False}
+    metrics = task.evaluate(records, tune=True)
+    threshold = task.settings["no_answer_threshold"]
+    scores = [row["no_answer_score"] for row in task.ask(records, function=task.trace(task.details))]
+    assert min(abs(score - threshold) for score in scores) > 1e-5
+    assert metrics["cmrc_f1"] == pytest.approx(metrics["best_cmrc_f1"])
+    task.settings["no_answer_threshold"] = 1e9
+
+
 def test_empty_strings_have_no_answer(task):
     for record in ({"question": "", "context": ""}, {"question": "what?", "context": "  \n"}):
         got = task.ask([record])[0]

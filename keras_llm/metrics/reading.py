@@ -225,6 +225,24 @@ def _best_threshold(
     return best / len(answered), float(at)
 
 
+def between_scores(threshold: float, no_answer_scores: Sequence[float]) -> float:
+    """The middle of the gap between scores in which a threshold lies.
+
+    It parts the same questions, but none of them stands on it: sums in another order, in an export or in another batch, move a
+    score by its last digits and must not move it to the other side.
+
+    Example:
+
+    >>> between_scores(0.4, [0.1, 0.4, 0.8]), between_scores(0.8, [0.1, 0.8]), between_scores(0.0, [0.5, 0.8])
+    (0.6000000000000001, 1.8, -0.5)
+    """
+    below = max((score for score in no_answer_scores if score <= threshold), default=None)
+    above = min((score for score in no_answer_scores if score > threshold), default=None)
+    if below is None or above is None:
+        return float(above - 1.0 if below is None else below + 1.0)
+    return float(below + above) / 2
+
+
 def _squad_tokens(text: str) -> list[str]:
     return _SQUAD_ARTICLES.sub(" ", text.lower().translate(_SQUAD_PUNCTUATION)).split()
 

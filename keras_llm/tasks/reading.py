@@ -234,7 +234,7 @@ class Reading(QuestionAnswering):
         return {name: found[name] for name in ("answer", "score", "start", "end")}
 
     def evaluate(self, records, tune=False):
-        from keras_llm.metrics.reading import evaluate_reading
+        from keras_llm.metrics.reading import between_scores, evaluate_reading
 
         found = self.ask(records, function=self.trace(self.details))
         predictions = {
@@ -244,8 +244,9 @@ class Reading(QuestionAnswering):
         if tune:
             self.settings["no_answer_threshold"] = ALWAYS_ANSWER
             if any(record["impossible"] for record in records):
-                metrics = evaluate_reading(records, predictions)
-                self.settings["no_answer_threshold"] = metrics["best_cmrc_f1_threshold"]  # in Chinese, too
+                best = evaluate_reading(records, predictions)["best_cmrc_f1_threshold"]  # in Chinese, too
+                scores = [row["no_answer_score"] for row in found]
+                self.settings["no_answer_threshold"] = between_scores(best, scores)
         threshold = self.settings["no_answer_threshold"]
         return evaluate_reading(records, predictions, threshold=threshold)
 
