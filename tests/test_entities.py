@@ -118,7 +118,7 @@ def test_overlapping_ones_and_those_outside_are_skipped_and_told(tmp_path):
     assert brief(records)[-1] == ("the New York Times ", [("New York Times", "ORG")])
     assert report.skipped == [
         (f"{path}:61: entities[2]", "the entity 15 to 25 (ORG) is not within a text of 19"),
-        (f"{path}:61", '"New York" (LOC) overlaps a longer one'),
+        (f"{path}:61: entities[0]", '"New York" (LOC) overlaps a longer one'),
     ]
     assert report.mendings == [(f"{path}:61: entities[1]", 'white space around "New York Times"')]
     assert report.mended == 1
@@ -167,9 +167,9 @@ def test_what_is_refused(tmp_path, name, text, message):
 
 
 def test_a_label_must_be_known_where_labels_are_given(tmp_path):
-    path = written(tmp_path, "a.txt", "Ada B-PER\n\nRome B-LOK\n")
+    path = written(tmp_path, "a.txt", "Ada B-PER\n\nin O\nRome B-LOK\n")
     with pytest.raises(
-        UserError, match=r"a.txt:3: a label must be one of LOC, PER. Received: 'LOK'. Did you mean 'LOC'"
+        UserError, match=r"a.txt:4: a label must be one of LOC, PER. Received: 'LOK'. Did you mean 'LOC'"
     ):
         read_entities([path], ["LOC", "PER"])
     assert [r["entities"][0]["label"] for r in read_entities([path])[0]] == ["PER", "LOK"]

@@ -18,6 +18,7 @@ from keras_llm.tasks import make_task
 from keras_llm.training.fine_tuning import depth
 from keras_llm.training.optimizers import AdamW
 from keras_llm.training.seeds import train_seeds
+from keras_llm.training.start import Start, adopt, start_weights
 from keras_llm.training.trainer import Trainer
 from keras_llm.validation import validate
 
@@ -42,6 +43,24 @@ def micro_task(**training):
         setattr(config.training, name, value)
     keras.utils.set_random_seed(1)
     return make_task(validate(config), vocabulary_size=30)
+
+
+@pytest.mark.parametrize("kind", ["classification", "embedding", "tagging"])
+def test_an_encoder_that_learned_without_pairs_gets_segments_that_say_nothing_yet(kind):
+    source = make_config("masked_lm", "transformer", "tiny")
+    source.masking.next_sentence = False
+    source.network.embedding_dim, source.network.feedforward_dim = 8, 16
+    encoder = make_task(validate(source), vocabulary_size=30)
+    arrays = {name: array(weight) for name, weight in named_weights(encoder.model).items()}
+    config = adopt(make_config(kind, "transformer", "finetune"), source)
+    config.labels = LabelConfig(labels=["a", "b"], pair=kind == "classification")
+    task = make_task(validate(config), vocabulary_size=30)
+    lines = start_weights(task, Start("runs/mlm", source, None, arrays))
+    weights = named_weights(task.model)
+    if kind == "classification":
+        assert "encoder/segments/embeddings" in lines[1]
+        assert not array(weights["encoder/segments/embeddings"]).any()
+    np.testing.assert_array_equal(array(weights["encoder/embedding/embeddings"]), arrays["encoder/embedding/embeddings"])
 
 
 @pytest.fixture(scope="module")

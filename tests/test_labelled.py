@@ -59,6 +59,22 @@ def test_pairs(tmp_path):
     assert brief(read(path)[0]) == [("一", "二", ["1"])]
 
 
+def test_a_header_is_known_in_both_languages_and_a_missing_one_is_told(tmp_path):
+    assert brief(read(written(tmp_path, "a.csv", "utterance,intent\nhi,greet\n"))[0]) == [("hi", None, ["greet"])]
+    assert brief(read(written(tmp_path, "a.tsv", "内容\t类别\n国足赢了\t体育\n"))[0]) == [("国足赢了", None, ["体育"])]
+    records, report = read(written(tmp_path, "a.tsv", "国足赢了\t体育\nshares\tmoney\n"))
+    assert len(records) == 2
+    assert report.lines()[1] == f"{tmp_path / 'a.tsv'}:1: no header; the first row is an example: 国足赢了 | 体育"
+
+
+def test_tabs_beside_the_labels_of_fasttext(tmp_path):
+    path = written(tmp_path, "a.txt", "__label__体育\t国足赢了\nit rains\t__label__weather __label__news\n")
+    assert brief(read(path, multi_label=True)[0]) == [
+        ("国足赢了", None, ["体育"]),
+        ("it rains", None, ["weather", "news"]),
+    ]
+
+
 def test_several_labels_or_none(tmp_path):
     path = written(tmp_path, "a.tsv", "text\tlabels\nboth\tred|blue\nnone\t\ntwice\tred|red\n")
     assert [labels for _, _, labels in brief(read(path, multi_label=True)[0])] == [["red", "blue"], [], ["red"]]
@@ -112,6 +128,8 @@ def test_empty_texts_are_left_out_and_told(tmp_path):
         ("a.tsv", "text\tlabel\nx\t\n", {}, r"a\.tsv:2: a text has exactly one label.*none"),
         ("a.jsonl", '{"text": "x"}', {}, r'a\.jsonl:1: key "label" is missing'),
         ("a.jsonl", '{"text": 1, "label": "y"}', {}, r"a\.jsonl:1 must be a text"),
+        ("a.jsonl", '{"text": null, "label": "y"}', {}, r"a\.jsonl:1 must be a text. Received: null"),
+        ("a.jsonl", '{"text": null, "pair": "x", "label": "y"}', {}, r"a\.jsonl:1 must be a text. Received: null"),
         ("a.jsonl", '{"text": "x", "label": 0.5}', {}, r"a\.jsonl:1: a label must be a text"),
         ("a.txt", "word\n", {}, r"a\.txt:1: a line is `label text`"),
         ("a.csv", "a,b\n", {"text_field": "3", "label_field": "1"}, r"a\.csv:1: columns are numbered from 1 to 2"),

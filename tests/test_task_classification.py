@@ -198,6 +198,8 @@ def test_losses_against_numpy():
     ("rows", "labels", "message"),
     [
         ([("a", "x"), ("b", "x")], {}, "A classifier chooses between labels. Received: x in all"),
+        ([("a", "x"), ("b", "x")], {"labels": ["x", "y"]}, "A classifier chooses between labels. Received: x in all"),
+        ([("a", "x"), ("b", "x")], {"multi_label": True}, "A classifier chooses between labels. Received: x in all"),
         ([("a", "x"), ("b", "z")], {"labels": ["x", "y"]}, r"data\.tsv:3: a label must be one of x, y.*'z'"),
         ([("a", "x"), ("b", "y")], {"labels": ["x", "x"]}, "one place among the outputs.*'x' twice"),
         ([("a", "x"), ("b", "y")], {"levels": 1}, "without a separator"),

@@ -223,6 +223,7 @@ def test_a_part_ends_before_an_entity_unless_that_is_too_long():
     assert list(_parts(np.arange(6), 6, [(0, 6, "A")], 4)) == [(0, 4, 0, 4), (4, 6, 4, 6)]
     # One unit of more tokens than a part has, then white space.
     assert list(_parts(np.array([0, 9]), 12, [], 4)) == [(0, 1, 0, 4), (1, 2, 9, 12)]
+    assert list(_parts(np.array([10, 11]), 12, [], 4)) == [(0, 2, 10, 12)]  # behind a long indentation
 
 
 def test_character_features_are_those_of_the_words():

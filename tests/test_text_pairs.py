@@ -73,9 +73,22 @@ def test_columns_by_name_or_number(tmp_path):
     assert brief(read(path, text_field="left", pair_field="right", label_field="gold")[0]) == [("好", "棒", [], 3.0)]
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label_field": "ratings"}, r"a\.tsv:1: a table has a header row.*--label-field, the score"),
+        ({"text_field": "1", "pair_field": "2", "label_field": "rating"}, "Columns are named, or all are numbered"),
+        ({"text_field": "1"}, "Columns are named, or all are numbered"),
+    ],
+)
+def test_no_given_column_is_passed_over(tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
+        read(written(tmp_path, "a.tsv", "text\tpair\trating\n好\t棒\t3\n"), **fields)
+
+
 def test_empty_texts_are_left_out_and_reported(tmp_path):
     records, report = read(written(tmp_path, "a.tsv", "a\tb\n \tc\n"))
-    assert len(records) == 1 and "a.tsv:2: a text is empty" in report.lines()[2]
+    assert len(records) == 1 and "a.tsv:2: a text is empty" in report.lines()[3]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +98,8 @@ def test_empty_texts_are_left_out_and_reported(tmp_path):
         ("a.tsv", "text\tpair\tscore\na\tb\thigh\n", r"a\.tsv:2: a score must be a number. Received: .*high"),
         ("a.tsv", "a\tb\tc\td\n", "header row"),
         ("a.tsv", "alone\n", "header row"),
+        ("a.tsv", "query\twebpage\tscore\na\tb\t0.9\n", r"a\.tsv:1: .*header row.*query, webpage, score"),
+        ("a.tsv", "短句\t段落\t得分\na\tb\t0.9\n", r"a\.tsv:1: .*header row.*短句, 段落, 得分"),
         ("a.jsonl", '{"text": "a"}\n', r'a\.jsonl:1: key "pair" is missing'),
         ("a.jsonl", '{"text": "a", "pair": 3}\n', r"a\.jsonl:1"),
         ("a.jsonl", '"a"\n', r"a\.jsonl:1: must be an object"),

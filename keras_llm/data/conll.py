@@ -30,8 +30,9 @@ class Sentence(NamedTuple):
     tags: list[Tag]
 
 
-def conll_records(path: Path, name: str) -> Iterator[tuple[dict, list[tuple[str, str]]]]:
-    """Records of a file of columns, and what was mended in each: `(file:line, what was wrong)`.
+def conll_records(path: Path, name: str) -> Iterator[tuple[str, dict, list[tuple[str, str]]]]:
+    """Records of a file of columns with their place, `file:line`, and what was mended in each: `(file:line, what was wrong)`. An
+    entity's own place stands in it as "where".
 
     The first column is the token, the last one its tag; white space (a tab, or spaces) separates. An empty line ends a sentence,
     `-DOCSTART-` is left out. The scheme is recognised (`scheme_of`). Tokens become a text again: of a file of
@@ -56,11 +57,16 @@ def conll_records(path: Path, name: str) -> Iterator[tuple[dict, list[tuple[str,
         text, starts = join(tokens, of_characters)
         spans = read_tags(tags, scheme)
         entities = [
-            {"start": starts[s.start], "end": starts[s.end - 1] + len(tokens[s.end - 1]), "label": s.label}
+            {
+                "start": starts[s.start],
+                "end": starts[s.end - 1] + len(tokens[s.end - 1]),
+                "label": s.label,
+                "where": f"{path}:{lines[s.start]}",
+            }
             for s in spans
         ]
         mended = [(f"{path}:{lines[span.start]}", span.mended) for span in spans if span.mended]
-        yield {"id": f"{name}:{lines[0]}", "text": text, "entities": entities}, mended
+        yield f"{path}:{lines[0]}", {"id": f"{name}:{lines[0]}", "text": text, "entities": entities}, mended
 
 
 def join(tokens: list[str], of_characters: bool = False) -> tuple[str, list[int]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from keras_llm.errors import UserError
 
+csv.field_size_limit((1 << 31) - 1)  # a field may hold a book; Python's limit, 131,072 characters, guards nothing here
+
 
 def existing(paths: Sequence[str | Path]) -> list[Path]:
     paths = [Path(path) for path in paths]
@@ -51,7 +53,8 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}:{line}: text must be UTF-8. Received: {wrong}. Save the file as UTF-8.") from None
     if not text.strip():
         raise UserError(f"The data file must not be empty. Received: {path}. Check how it was written.")
-    return text
+    # Lines of the old Macintosh form: nothing here splits at a lone carriage return.
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def parse_json(text: str, path: Path, first_line: int = 1):
@@ -64,9 +67,14 @@ def parse_json(text: str, path: Path, first_line: int = 1):
         raise UserError(f"{path}:{line}: must be valid JSON. Received: {what}. Mend the file.") from None
 
 
-def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where the row begins, row); empty rows are left out."""
-    rows, line = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True), 1
+def table_rows(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
+    """(line where the row begins, row) of `.csv` or `.tsv`; empty rows are left out."""
+    text = read_text(path)
+    if suffix == ".tsv":  # a row is a line, and a quotation mark a character like any other
+        lines = enumerate(text.split("\n"), 1)
+        yield from ((number, row.removesuffix("\r").split("\t")) for number, row in lines if row.strip())
+        return
+    rows, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     try:
         for row in rows:
             if any(cell.strip() for cell in row):
@@ -74,7 +82,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             line = rows.line_num + 1
     except csv.Error as error:
         rule = 'Close every quote and write " inside a quoted field as "".'
-        raise UserError(f"{path}:{line}: rows must be valid CSV. Received: {error}. {rule}") from None
+        raise UserError(f"{path}:{line}: rows must be a valid table. Received: {error}. {rule}") from None
 
 
 def get(node, key: str, where: str):

@@ -102,7 +102,7 @@ def read_entities(paths: Sequence[str | Path], labels: Sequence[str] = ()) -> tu
             claim(record["id"], where, places)
             total += len(record["entities"]) + len(skipped)
             entities, overlapping = _flat(record["entities"])
-            skipped += [(where, f"{_named(entity, record['text'])} overlaps a longer one") for entity in overlapping]
+            skipped += [(e["where"], f"{_named(e, record['text'])} overlaps a longer one") for e in overlapping]
             wrong += mended + skipped
             report.mendings += mended
             report.skipped += skipped
@@ -110,9 +110,10 @@ def read_entities(paths: Sequence[str | Path], labels: Sequence[str] = ()) -> tu
                 report.skipped.append((where, "the text is empty"))
                 continue
             for entity in entities:
+                place = entity.pop("where")
                 if labels and entity["label"] not in labels:
                     raise UserError(
-                        f"{where}: a label must be one of {', '.join(labels)}. Received: {entity['label']!r}."
+                        f"{place}: a label must be one of {', '.join(labels)}. Received: {entity['label']!r}."
                         f"{nearest(entity['label'], labels)} Mend the file, or train with this label."
                     )
             report.labels.update(entity["label"] for entity in entities)
@@ -129,9 +130,8 @@ def read_entities(paths: Sequence[str | Path], labels: Sequence[str] = ()) -> tu
 
 def _column_records(path: Path, name: str) -> Iterator[tuple]:
     """(place, record, what was mended, what was skipped)"""
-    for record, mended in conll_records(path, name):
-        line = record["id"].rpartition(":")[2]
-        yield f"{path}:{line}", record, mended, []
+    for where, record, mended in conll_records(path, name):
+        yield where, record, mended, []
 
 
 def _json_records(path: Path, name: str) -> Iterator[tuple]:
@@ -152,7 +152,7 @@ def _json_records(path: Path, name: str) -> Iterator[tuple]:
                 continue
             if len(inner) != end - start:
                 mended.append((place, f"white space around {short(inner)}"))
-            entities.append({"start": begin, "end": begin + len(inner), "label": label})
+            entities.append({"start": begin, "end": begin + len(inner), "label": label, "where": place})
         identifier = identifier_of(item["id"], where) if "id" in item else default_id
         yield where, {"id": identifier, "text": text, "entities": entities}, mended, skipped
 

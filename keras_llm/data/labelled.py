@@ -1,7 +1,6 @@
 """Labelled texts: tables (TSV, CSV), JSON lines, and lines that begin with their label."""
 
-import csv
-import io
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,15 +14,22 @@ from keras_llm.data.documents import (
     short_names,
     string_of,
     suffix_of,
+    table_rows,
     unique,
 )
 from keras_llm.data.records import ReaderReport, finish
 from keras_llm.errors import UserError
 
 # Accepted names of columns and keys, the usual one first.
-TEXT_KEYS = ("text", "sentence", "text_a", "sentence1", "question", "review", "content", "title", "tweet", "comment")
-PAIR_KEYS = ("pair", "text_b", "sentence2", "question2", "hypothesis")
-LABEL_KEYS = ("label", "labels", "class", "category", "tag", "target", "sentiment", "toxic", "标签")
+TEXT_KEYS = (
+    *("text", "sentence", "text_a", "sentence1", "question", "review", "content", "title", "tweet", "comment"),
+    *("utterance", "query", "message", "文本", "句子", "句子1", "内容", "正文", "评论", "标题", "问题"),
+)
+PAIR_KEYS = ("pair", "text_b", "sentence2", "question2", "hypothesis", "句子2")
+LABEL_KEYS = (
+    *("label", "labels", "class", "category", "tag", "target", "sentiment", "intent", "topic", "toxic"),
+    *("标签", "类别", "分类", "意图", "情感"),
+)
 FASTTEXT = "__label__"
 
 
@@ -72,7 +78,7 @@ def read_labelled(paths: Sequence[str | Path], config: Config) -> tuple[list[dic
             raise UserError(
                 f"Labelled texts are read from {', '.join(FORMS)}. Received: {path}. Convert or rename the file."
             )
-        for line, text, pair, labels in FORMS[suffix_of(path)](path, config.fields):
+        for line, text, pair, labels in FORMS[suffix_of(path)](path, config.fields, report):
             where = f"{path}:{line}"
             report.read += 1
             text, pair = text.strip(), pair if pair is None else pair.strip()
@@ -101,7 +107,7 @@ def names_of(labels: LabelConfig) -> list[str]:
     if labels.names or not labels.label_names:
         return labels.names
     (path,) = existing([labels.label_names])
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: each label has one name. Received: {twice!r} twice. Mend the file.")
@@ -131,29 +137,23 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:10]) + (" …" if len(names) > 10 else "") or "none"
 
 
-def _table(path: Path, fields: FieldConfig, **dialect) -> Iterator[tuple]:
+def _table(path: Path, fields: FieldConfig, report: ReaderReport, suffix: str) -> Iterator[tuple]:
     """(line, text, pair, labels) for the rows of a table."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), **dialect)
-    columns, width, line = None, 0, 1
-    try:
-        for row in rows:
-            where, begins = f"{path}:{line}", line
-            line = rows.line_num + 1
-            if not any(cell.strip() for cell in row):
+    columns = None
+    for line, row in table_rows(path, suffix):
+        where = f"{path}:{line}"
+        if columns is None:
+            columns, is_header = _columns(row, fields, where)
+            width = len(row)
+            if is_header:
                 continue
-            if columns is None:
-                columns, is_header = _columns(row, fields, where)
-                width = len(row)
-                if is_header:
-                    continue
-            if len(row) != width:
-                raise UserError(
-                    f"{where}: every row must have {width} columns, as the first one has. Received: {len(row)}. Mend the row."
-                )
-            text, pair, label = (None if column is None else row[column] for column in columns)
-            yield begins, text, pair, [label for label in label.split("|") if label.strip()]
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: rows must be a valid table. Received: {error}. Mend the file.") from None
+            report.headless.append((where, row))
+        if len(row) != width:
+            raise UserError(
+                f"{where}: every row must have {width} columns, as the first one has. Received: {len(row)}. Mend the row."
+            )
+        text, pair, label = (None if column is None else row[column] for column in columns)
+        yield line, text, pair, [label for label in label.split("|") if label.strip()]
 
 
 def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bool]:
@@ -191,7 +191,7 @@ def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bo
     )
 
 
-def _objects(path: Path, fields: FieldConfig) -> Iterator[tuple]:
+def _objects(path: Path, fields: FieldConfig, report: ReaderReport) -> Iterator[tuple]:
     text = read_text(path)
     if text.lstrip().startswith("["):
         items = [(f"[{i}]", item) for i, item in enumerate(parse_json(text, path))]
@@ -216,8 +216,8 @@ def _objects(path: Path, fields: FieldConfig) -> Iterator[tuple]:
             values.append(None if key is None else item[key])
         text, pair, label = values
         labels = label if isinstance(label, list) else [label]
-        texts = [string_of(value, where) for value in (text, pair) if value is not None]
-        yield line, texts[0], texts[1] if len(texts) > 1 else None, [_text_of_label(label, where) for label in labels]
+        pair = None if pair is None else string_of(pair, where)
+        yield line, string_of(text, where), pair, [_text_of_label(label, where) for label in labels]
 
 
 def _text_of_label(label, where: str) -> str:
@@ -226,11 +226,11 @@ def _text_of_label(label, where: str) -> str:
     return string_of(label, f"{where}: a label")
 
 
-def _lines(path: Path, fields: FieldConfig) -> Iterator[tuple]:
+def _lines(path: Path, fields: FieldConfig, report: ReaderReport) -> Iterator[tuple]:
     text = read_text(path)
     first = next(line for line in text.split("\n") if line.strip())
-    if "\t" in first:
-        yield from FORMS[".tsv"](path, fields)
+    if "\t" in first and FASTTEXT not in first:
+        yield from FORMS[".tsv"](path, fields, report)
         return
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -249,8 +249,8 @@ def _lines(path: Path, fields: FieldConfig) -> Iterator[tuple]:
 
 
 FORMS = {
-    ".tsv": lambda path, fields: _table(path, fields, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".csv": lambda path, fields: _table(path, fields, strict=True),
+    ".tsv": functools.partial(_table, suffix=".tsv"),
+    ".csv": functools.partial(_table, suffix=".csv"),
     ".jsonl": _objects,
     ".json": _objects,
     ".txt": _lines,

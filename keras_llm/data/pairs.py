@@ -1,5 +1,6 @@
 """Question-answer pairs: JSONL, JSON, CSV, TSV, YAML conversations, and the answerable questions of SQuAD files."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,6 @@ import yaml
 
 from keras_llm.data.documents import (
     claim,
-    csv_rows,
     existing,
     identifier_of,
     one_of,
@@ -18,6 +18,7 @@ from keras_llm.data.documents import (
     short_names,
     string_of,
     suffix_of,
+    table_rows,
     text_of,
     unique,
 )
@@ -27,7 +28,7 @@ from keras_llm.errors import UserError
 
 # Accepted names of JSON keys and CSV columns, the usual one first.
 ID_KEYS = ("id", "qId")
-QUESTION_KEYS = ("question", "q", "prompt", "qText", "问题", "問題")
+QUESTION_KEYS = ("question", "q", "prompt", "qText", "问题", "問題", "提问")
 ANSWER_KEYS = ("answer", "answers", "a", "response", "答案", "回答")
 
 
@@ -38,7 +39,8 @@ def read_pairs(paths: Sequence[str | Path]) -> tuple[list[dict], ReaderReport]:
 
     - `.jsonl`: an object a line, `{"question": "...", "answer": "..."}` or `"answers": ["...", ...]`;
     - `.json`: a list of such objects, or a SQuAD file, whose answerable questions become pairs;
-    - `.csv`, `.tsv`: a header row that names the columns, or exactly two columns, question and answer;
+    - `.csv`, `.tsv`: a header row that names the columns, or exactly two columns, question and answer; in `.tsv` a quotation
+      mark is a character like any other;
     - `.yml`, `.yaml`: `conversations: [[turn, turn, ...], ...]` as ChatterBot has them: every turn is the question to
       which the next one is the answer.
 
@@ -125,16 +127,17 @@ def _pair_of_object(item, where: str, default_id: str) -> tuple:
     return where, identifier_of(given[0], where) if given else default_id, text_of(item, question, where), answers
 
 
-def _pairs_csv(path: Path, name: str, report: ReaderReport, delimiter: str = ",") -> Iterator[tuple]:
-    rows, columns = csv_rows(path, delimiter), None
-    for line, row in rows:
+def _pairs_table(path: Path, name: str, report: ReaderReport, suffix: str) -> Iterator[tuple]:
+    columns = None
+    for line, row in table_rows(path, suffix):
         where = f"{path}:{line}"
         if columns is None:
-            columns = _csv_columns(row, where)
+            columns = _columns(row, where)
             width = len(row) if columns else 2
             if columns:
                 continue
             columns = (0, 1, None)
+            report.headless.append((where, row))
         if len(row) != width:
             raise UserError(
                 f"{where}: every row must have {width} columns. Received: {len(row)}. Quote fields that contain the "
@@ -145,11 +148,7 @@ def _pairs_csv(path: Path, name: str, report: ReaderReport, delimiter: str = ","
         yield where, given or f"{name}:{line}", row[question], [row[answer]]
 
 
-def _pairs_tsv(path: Path, name: str, report: ReaderReport) -> Iterator[tuple]:
-    return _pairs_csv(path, name, report, delimiter="\t")
-
-
-def _csv_columns(row: list[str], where: str) -> tuple[int, int, int | None] | None:
+def _columns(row: list[str], where: str) -> tuple[int, int, int | None] | None:
     """Indices of question, answer and id if the row is a header."""
     header = [cell.strip() for cell in row]
     question, answer, identifier = (
@@ -208,8 +207,8 @@ def _yaml_conversations(path: Path) -> list[yaml.Node]:
 PAIR_FORMS = {
     ".jsonl": _pairs_jsonl,
     ".json": _pairs_json,
-    ".csv": _pairs_csv,
-    ".tsv": _pairs_tsv,
+    ".csv": functools.partial(_pairs_table, suffix=".csv"),
+    ".tsv": functools.partial(_pairs_table, suffix=".tsv"),
     ".yml": _pairs_yaml,
     ".yaml": _pairs_yaml,
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_llm.data.documents import (
     claim,
-    csv_rows,
     existing,
     get,
     identifier_of,
@@ -17,6 +17,7 @@ from keras_llm.data.documents import (
     short_names,
     string_of,
     suffix_of,
+    table_rows,
     unique,
 )
 from keras_llm.data.records import ReaderReport, finish
@@ -76,7 +77,7 @@ def read_parallel(
     """
     paths = existing(paths)
     report, places, records = ReaderReport(noun="pairs"), {}, []
-    for where, identifier, text, targets in _pairs(paths, Fields(text_field, target_field)):
+    for where, identifier, text, targets in _pairs(paths, Fields(text_field, target_field), report):
         text, targets = text.strip(), unique(target.strip() for target in targets)
         report.read += 1
         if not text or not targets:
@@ -165,7 +166,7 @@ class Fields:
         raise UserError(f"{where}: no key is known to hold the {what}. Received: {short(item)}. {NAME_THEM}")
 
 
-def _pairs(paths: list[Path], fields: Fields) -> Iterator[tuple[str, str, str, list[str]]]:
+def _pairs(paths: list[Path], fields: Fields, report: ReaderReport) -> Iterator[tuple[str, str, str, list[str]]]:
     """(place, id, source, targets) of every pair."""
     sources: list[tuple[Path, Path | None]] = []  # a file, and the one with its targets where they stand apart
     alone = None
@@ -184,7 +185,7 @@ def _pairs(paths: list[Path], fields: Fields) -> Iterator[tuple[str, str, str, l
         )
     names = short_names([path for path, _ in sources])
     for (path, target), name in zip(sources, names, strict=True):
-        yield from _aligned(path, target, name) if target else _form(path)(path, name, fields)
+        yield from _aligned(path, target, name) if target else _form(path)(path, name, fields, report)
 
 
 def _form(path: Path):
@@ -207,13 +208,13 @@ def _aligned(source: Path, target: Path, name: str):
         yield f"{place}:{number}", f"{name}:{number}", text, [wanted]
 
 
-def _jsonl(path: Path, name: str, fields: Fields):
+def _jsonl(path: Path, name: str, fields: Fields, report: ReaderReport):
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield _pair_of_object(parse_json(line, path, number), f"{path}:{number}", f"{name}:{number}", fields)
 
 
-def _json(path: Path, name: str, fields: Fields):
+def _json(path: Path, name: str, fields: Fields, report: ReaderReport):
     document = parse_json(read_text(path), path)
     if not isinstance(document, list):
         raise UserError(f"{path}: must be a list of objects. Received: {short(document)}. Mend the file.")
@@ -227,24 +228,16 @@ def _pair_of_object(item, where: str, default_id: str, fields: Fields):
     return where, identifier, text, targets
 
 
-def _csv(path: Path, name: str, fields: Fields):
-    return _table(csv_rows(path, ","), path, name, fields)
-
-
-def _tsv(path: Path, name: str, fields: Fields):
-    lines = enumerate(read_text(path).split("\n"), 1)
-    return _table(((n, line.rstrip("\r").split("\t")) for n, line in lines if line.strip()), path, name, fields)
-
-
-def _table(rows, path: Path, name: str, fields: Fields):
+def _table(path: Path, name: str, fields: Fields, report: ReaderReport, suffix: str):
     columns = None
-    for line, row in rows:
+    for line, row in table_rows(path, suffix):
         where = f"{path}:{line}"
         if columns is None:
             columns, width = fields.of_header(row, where), len(row)
             if columns:
                 continue
             columns = fields.of_bare_row(row, where)
+            report.headless.append((where, row))
         if len(row) != width:
             raise UserError(f"{where}: every row must have {width} columns. Received: {len(row)}. Mend the row.")
         source, targets = columns
@@ -271,4 +264,9 @@ def _texts(value, where: str) -> list[str]:
     return [string_of(text, where) for text in (value if isinstance(value, list) else [value])]
 
 
-FORMS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _tsv}
+FORMS = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": functools.partial(_table, suffix=".csv"),
+    ".tsv": functools.partial(_table, suffix=".tsv"),
+}

@@ -19,6 +19,7 @@ class ReaderReport:
         mended: answers whose offset was wrong and whose text stands elsewhere in the context.
         merged: repeated questions whose answers `read_pairs` added to the first one's.
         skipped: `(where, why)` of every question, and every single answer, that was left out.
+        headless: `(where, row)` of every table whose first row was taken for an example.
     """
 
     noun: str = "questions"
@@ -27,6 +28,7 @@ class ReaderReport:
     mended: int = 0
     merged: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    headless: list[tuple[str, list[str]]] = field(default_factory=list)
 
     def facts(self) -> dict[str, int]:
         """What is kept with metrics."""
@@ -35,6 +37,9 @@ class ReaderReport:
     def lines(self, most: int = 10) -> list[str]:
         """The report for printing; of `skipped` the first `most`."""
         lines = [f"{self.noun} read: {self.read}, kept: {self.kept}"]
+        lines += [
+            f"{where}: no header; the first row is an example: {_shown(row)}" for where, row in self.headless[:most]
+        ]
         if self.mended:
             lines.append(f"answers found beside their offset and mended: {self.mended}")
         if self.merged:
@@ -45,6 +50,10 @@ class ReaderReport:
         if len(self.skipped) > most:
             lines.append(f"  ... and {len(self.skipped) - most} more")
         return lines
+
+
+def _shown(row: list[str]) -> str:
+    return " | ".join(cell if len(cell) <= 40 else cell[:39] + "…" for cell in row)
 
 
 def limit(records: list[dict], max_examples: int | None, seed: int) -> list[dict]:

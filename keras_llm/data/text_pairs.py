@@ -1,21 +1,35 @@
 """Pairs of texts that belong together, perhaps with texts that do not, or with a score: tables and JSON lines."""
 
-import csv
-import io
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_llm.config import Config, FieldConfig
-from keras_llm.data.documents import existing, parse_json, read_text, short, short_names, string_of, suffix_of
+from keras_llm.data.documents import (
+    existing,
+    parse_json,
+    read_text,
+    short,
+    short_names,
+    string_of,
+    suffix_of,
+    table_rows,
+)
 from keras_llm.data.records import ReaderReport, finish
 from keras_llm.errors import UserError
 
 # Accepted names of columns and keys, the usual one first.
-TEXT_KEYS = ("text", "query", "anchor", "question", "sentence1", "text_a", "premise", "sentence", "title")
-PAIR_KEYS = ("pair", "positive", "pos", "passage", "answer", "sentence2", "text_b", "hypothesis", "context")
-NEGATIVE_KEYS = ("negatives", "negative", "neg")
-SCORE_KEYS = ("score", "similarity", "label")
+TEXT_KEYS = (
+    *("text", "query", "anchor", "question", "sentence1", "text_a", "premise", "sentence", "title"),
+    *("文本", "句子1", "问题", "查询", "标题"),
+)
+PAIR_KEYS = (
+    *("pair", "positive", "pos", "passage", "document", "answer", "sentence2", "text_b", "hypothesis", "context"),
+    *("句子2", "段落", "文档", "答案", "回答"),
+)
+NEGATIVE_KEYS = ("negatives", "negative", "neg", "负例")
+SCORE_KEYS = ("score", "similarity", "label", "分数", "得分", "相似度", "标签")
 
 
 def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[dict], ReaderReport]:
@@ -60,7 +74,7 @@ def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[d
             raise UserError(
                 f"Pairs of texts are read from {', '.join(FORMS)}. Received: {path}. Convert or rename the file."
             )
-        for line, text, pairs, negatives, score in FORMS[suffix_of(path)](path, config.fields):
+        for line, text, pairs, negatives, score in FORMS[suffix_of(path)](path, config.fields, report):
             where = f"{path}:{line}"
             score = None if score is None else _number(score, where)
             negatives = [negative.strip() for negative in negatives if negative.strip()]
@@ -90,35 +104,24 @@ def _number(value, where: str) -> float:
     return number
 
 
-def _table(path: Path, fields: FieldConfig, **dialect) -> Iterator[tuple]:
+def _table(path: Path, fields: FieldConfig, report: ReaderReport, suffix: str) -> Iterator[tuple]:
     """(line, text, pairs, negatives, score) for the rows of a table."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), **dialect)
-    columns, width, line = None, 0, 1
-    try:
-        for row in rows:
-            where, begins = f"{path}:{line}", line
-            line = rows.line_num + 1
-            if not any(cell.strip() for cell in row):
+    columns = None
+    for line, row in table_rows(path, suffix):
+        where = f"{path}:{line}"
+        if columns is None:
+            columns, is_header = _columns(row, fields, where)
+            width = len(row)
+            if is_header:
                 continue
-            if columns is None:
-                columns, is_header = _columns(row, fields, where)
-                width = len(row)
-                if is_header:
-                    continue
-            if len(row) != width:
-                raise UserError(
-                    f"{where}: every row must have {width} columns, as the first one has. Received: {len(row)}. Mend the row."
-                )
-            text, pair, score, negatives = columns
-            yield (
-                begins,
-                row[text],
-                [row[pair]],
-                [row[column] for column in negatives],
-                None if score is None else row[score],
+            report.headless.append((where, row))
+        if len(row) != width:
+            raise UserError(
+                f"{where}: every row must have {width} columns, as the first one has. Received: {len(row)}. Mend the row."
             )
-    except csv.Error as error:
-        raise UserError(f"{path}:{line}: rows must be a valid table. Received: {error}. Mend the file.") from None
+        text, pair, score, negatives = columns
+        score = None if score is None else row[score]
+        yield line, row[text], [row[pair]], [row[column] for column in negatives], score
 
 
 def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bool]:
@@ -129,7 +132,12 @@ def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bo
     out = [place + 1 for place in numbers.values() if not 0 <= place < len(row)]
     if out:
         raise UserError(f"{where}: columns are numbered from 1 to {len(row)}. Received: {out[0]}.")
-    if "text" in numbers and "pair" in numbers:
+    if numbers:
+        if {"text", "pair"} - set(numbers) or any(value and name not in numbers for name, value in given.items()):
+            raise UserError(
+                "Columns are named, or all are numbered: the text's and its pair's number are needed. "
+                f"Received: text {given['text']!r}, pair {given['pair']!r}, score {given['score']!r}."
+            )
         return (numbers["text"], numbers["pair"], numbers.get("score"), []), False
 
     def place(name, keys):
@@ -137,10 +145,11 @@ def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bo
         return next((header.index(key) for key in keys if key in header), None)
 
     text, pair, score = place("text", TEXT_KEYS), place("pair", PAIR_KEYS), place("score", SCORE_KEYS)
-    if text is not None and pair is not None:
-        negatives = [i for i, name in enumerate(header) if name.rstrip("_0123456789") in NEGATIVE_KEYS]
+    negatives = [i for i, name in enumerate(header) if name.rstrip("_0123456789") in NEGATIVE_KEYS]
+    if text is not None and pair is not None and (score is not None or not given["score"]):
         return (text, pair, score, negatives), True
-    if not any(given.values()) and len(row) in (2, 3):
+    named = negatives or any(column is not None for column in (text, pair, score))  # a header, not all of it known
+    if not any(given.values()) and not named and len(row) in (2, 3):
         third = len(row) == 3
         try:
             float(row[-1])
@@ -149,12 +158,12 @@ def _columns(row: list[str], fields: FieldConfig, where: str) -> tuple[tuple, bo
             return (0, 1, None, [2] * third), False
     raise UserError(
         f"{where}: a table has a header row with a text and its pair, or two or three columns: text, pair, "
-        f"and a score or a wrong text. Received: {', '.join(row[:10])}. Name the columns with --text-field and --pair-field, "
-        "or give their numbers from 1."
+        f"and a score or a wrong text. Received: {', '.join(row[:10])}. Name the columns with --text-field, --pair-field "
+        "(and --label-field, the score), or give their numbers from 1."
     )
 
 
-def _objects(path: Path, fields: FieldConfig) -> Iterator[tuple]:
+def _objects(path: Path, fields: FieldConfig, report: ReaderReport) -> Iterator[tuple]:
     text = read_text(path)
     if text.lstrip().startswith("[") and suffix_of(path) == ".json":
         items = [(f"[{i}]", item) for i, item in enumerate(parse_json(text, path))]
@@ -194,9 +203,9 @@ def _texts(value, where: str) -> list[str]:
 
 
 FORMS = {
-    ".tsv": lambda path, fields: _table(path, fields, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".txt": lambda path, fields: _table(path, fields, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".csv": lambda path, fields: _table(path, fields, strict=True),
+    ".tsv": functools.partial(_table, suffix=".tsv"),
+    ".txt": functools.partial(_table, suffix=".tsv"),
+    ".csv": functools.partial(_table, suffix=".csv"),
     ".jsonl": _objects,
     ".json": _objects,
 }

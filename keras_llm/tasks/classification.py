@@ -79,9 +79,10 @@ class Classification(Task):
         names = labels.labels or sorted(
             counts, key=lambda name: (not name.isdecimal(), name.isdecimal() and int(name), name)
         )
-        if len(names) < (1 if labels.multi_label else 2) or not counts:
+        # Of labels that are given, too, some must differ from text to text.
+        if len(counts) < 2 and (not labels.multi_label or counts.total() in (0, len(records))):
             raise UserError(
-                f"A classifier chooses between labels. Received: {', '.join(names) or 'none'} in all texts. Give texts with at "
+                f"A classifier chooses between labels. Received: {', '.join(counts) or 'none'} in all texts. Give texts with at "
                 "least two labels."
             )
         labels = dataclasses.replace(labels, labels=names, pair="pair" in records[0])

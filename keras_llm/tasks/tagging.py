@@ -319,6 +319,8 @@ def _parts(tokens: np.ndarray, count: int, spans: list, room: int) -> Iterator[t
     low, begin = 0, 0
     inside = {unit for start, end, _ in spans for unit in range(start + 1, end)}
     while low < len(tokens):
+        if tokens[low] - begin >= room:  # white space has tokens, too, and may be longer than a part
+            begin = int(tokens[low])
         high = len(tokens)
         if count - begin > room:
             high = max(int(np.searchsorted(tokens, begin + room, side="right")) - 1, low + 1)

@@ -142,7 +142,8 @@ def start_weights(task, start: Start) -> list[str]:
         Lines that tell what was taken and what is new.
 
     Raises:
-        UserError: a weight that is none of a head, nor pools, is missing there, or has another shape.
+        UserError: a weight that is none of a head, nor pools, nor tells texts of a pair apart, is missing there, or has another
+            shape.
     """
     from keras_llm.run import named_weights
 
@@ -156,6 +157,10 @@ def start_weights(task, start: Start) -> list[str]:
         if fits and (same or layer not in heads):  # heads of other labels may have the same shape
             weight.assign(stored)
         elif layer in (*heads, "pool"):
+            fresh.append(name)
+        elif stored is None and name.endswith("segments/embeddings"):
+            # Learned without pairs: that a text is the first or the second one says nothing yet.
+            weight.assign(np.zeros(weight.shape))
             fresh.append(name)
         else:
             raise UserError(
