@@ -111,7 +111,11 @@ def validate(config: Config) -> Config:
             f"Received: {training.label_smoothing}."
         )
     writes = config.kind in ("closed_book", "seq2seq", "generation")
-    if writes and config.text.tokenizer in ("wordpiece", "words", "bert"):
+    # Chinese models of GPT-2's shape come with BERT's tokenizer.
+    irreversible = (
+        ("wordpiece", "words") if config.kind == "generation" and config.start else ("wordpiece", "words", "bert")
+    )
+    if writes and config.text.tokenizer in irreversible:
         raise UserError(
             f"A model that writes needs a reversible tokenizer. Received: tokenizer={config.text.tokenizer}. "
             "Use sentencepiece, characters or byte_pair."
@@ -215,6 +219,11 @@ def _validate_writing(config: Config) -> None:
         raise UserError(
             'prompt must hold "{text}" once, where the source comes. '
             f'Received: {writing.prompt!r}. Write for example "summarise: {{text}}".'
+        )
+    if config.text.tokenizer == "bert" and not writing.prompt.partition("{text}")[2].strip():
+        raise UserError(
+            "The tokenizer of this model drops white space: prompt must say in words where the response begins. "
+            f'Received: {writing.prompt!r}. Write for example "问：{{text}}答：".'
         )
     lengths = config.lengths
     longest = max(lengths.max_source_length, lengths.max_answer_length)

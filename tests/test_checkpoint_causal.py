@@ -23,9 +23,12 @@ from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
+from keras_llm.presets import make_config  # noqa: E402
 from keras_llm.run import Run, load, save_weights, write_manifest  # noqa: E402
 from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text import TOKENIZERS, load_tokenizer  # noqa: E402
+from keras_llm.training.start import adopt, started  # noqa: E402
+from keras_llm.training.train import train_run  # noqa: E402
 from keras_llm.validation import validate  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -418,8 +421,9 @@ def test_older_files_say_the_same(imported, tmp_path):
     np.testing.assert_array_equal(found, imported("gpt2").task.model({"token_ids": IDS}))
 
 
-def test_gpt2_with_word_pieces(tmp_path):
-    """Most Chinese models of GPT-2's shape have BERT's tokenizer."""
+@pytest.fixture
+def word_pieces(tmp_path):
+    """A folder as most Chinese models of GPT-2's shape are: with BERT's tokenizer. And the model in it."""
     pieces = [
         "[PAD]",
         "[UNK]",
@@ -443,6 +447,13 @@ def test_gpt2_with_word_pieces(tmp_path):
         for weight in theirs.parameters():
             weight.add_(0.3 * torch.randn(weight.shape))
     theirs.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"  # as older versions wrote it
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"output_past": True}))
+    return tmp_path, theirs
+
+
+def test_gpt2_with_word_pieces(word_pieces):
+    tmp_path, theirs = word_pieces
     import_checkpoint(tmp_path, tmp_path / "run", say=lambda line: None)
     task, tokenizer = load(tmp_path / "run"), transformers.BertTokenizer.from_pretrained(tmp_path)
     text = "什么是语言模型？What is 2017！"
@@ -455,6 +466,23 @@ def test_gpt2_with_word_pieces(tmp_path):
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in theirs.state_dict().items())
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again")(text).input_ids == tokenizer(text).input_ids
+
+
+def test_gpt2_with_word_pieces_learns_to_answer(word_pieces):
+    folder, _ = word_pieces
+    (folder / "chat.tsv").write_text(
+        "prompt\tresponse\n什么是语言？\t模型。\nwhat is 2017？\t语言！\n", encoding="utf-8"
+    )
+    start = started(folder)
+    config = adopt(make_config("generation", "transformer", "finetune"), start)
+    config.start, config.lengths.max_answer_length, config.training.batch_size = str(folder), 12, 2
+    config.training.steps, config.training.learning_rate = 60, 2e-2
+    with pytest.raises(UserError, match="drops white space: prompt must say in words where the response begins"):
+        validate(config)
+    config.writing.prompt = "{text}，"
+    assert train_run(validate(config), folder / "run", [folder / "chat.tsv"], say=lambda line: None) == 0
+    asked = [{"text": "什么是语言？"}, {"text": "What is 2017？"}]
+    assert [answer["answer"] for answer in load(folder / "run").ask(asked)] == ["模型。", "语言！"]
 
 
 def test_prompts_begin_as_the_tokenizer_of_the_checkpoint_says(tmp_path):

@@ -60,7 +60,9 @@ def test_an_encoder_that_learned_without_pairs_gets_segments_that_say_nothing_ye
     if kind == "classification":
         assert "encoder/segments/embeddings" in lines[1]
         assert not array(weights["encoder/segments/embeddings"]).any()
-    np.testing.assert_array_equal(array(weights["encoder/embedding/embeddings"]), arrays["encoder/embedding/embeddings"])
+    np.testing.assert_array_equal(
+        array(weights["encoder/embedding/embeddings"]), arrays["encoder/embedding/embeddings"]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,11 @@ def test_training_learns_the_responses(run):
     assert found["target_tokens"] == 2 * sum(len(text) + 1 for text in responses)
 
 
+def test_a_mark_within_a_turn_parts_nothing():
+    (request,) = new_task().requests(records_of(["什么是[TURN]？", "a mark", "so?", "yes"]))
+    assert request["text"].split("[TURN]") == ["什么是[ TURN ]？", "a mark", "so?"]
+
+
 def test_rows_that_are_learnt():
     task = new_task()
     (row,) = task.prepare(records_of(["hi", "ho", "you?", "me"]))

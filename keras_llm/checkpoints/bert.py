@@ -43,7 +43,7 @@ def read_config(described: dict, folder: Path) -> Config:
     text = TokenizerConfig("bert", values.take("vocab_size", int))
     values.must("type_vocab_size", 2)
     values.must("pad_token_id", 0)
-    values.ignore("directionality", "output_past", "max_seq_length")
+    values.ignore("directionality", "max_seq_length")
     values.ignore(
         *(f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type"))
     )

@@ -16,7 +16,7 @@ INERT = {
     *("output_hidden_states", "output_attentions", "return_dict", "_attn_implementation", "attn_implementation"),
     *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task", "task_specific_params"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class"),
-    *("chunk_size_feed_forward", "_commit_hash", "model_max_length", "unsloth_version"),
+    *("chunk_size_feed_forward", "_commit_hash", "model_max_length", "unsloth_version", "output_past"),
 }
 
 

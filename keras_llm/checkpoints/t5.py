@@ -73,7 +73,7 @@ def read_config(described: dict, folder: Path) -> Config:
     size = values.take("vocab_size", int)
     values.must("is_encoder_decoder", True)
     values.must("is_decoder", False)
-    values.ignore("classifier_dropout", "output_past")
+    values.ignore("classifier_dropout")
     # How texts are written where nobody says it.
     values.ignore("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size")
     values.finish()

@@ -18,7 +18,9 @@ from keras_llm.data.documents import (
     parse_json,
     read_text,
     short,
+    short_names,
     string_of,
+    suffix_of,
     text_of,
 )
 from keras_llm.data.records import ReaderReport, finish
@@ -90,12 +92,9 @@ def read_entities(paths: Sequence[str | Path], labels: Sequence[str] = ()) -> tu
     ('李白吟诗', [{'start': 0, 'end': 2, 'label': 'PER'}])
     """
     paths = existing(paths)
-    stems = [path.name.split(".")[0] for path in paths]
-    names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
     report, records, places = EntityReport(noun="texts"), [], {}
-    for path, name in zip(paths, names, strict=True):
-        suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
-        given = _json_records if suffix in (".json", ".jsonl") else _column_records
+    for path, name in zip(paths, short_names(paths), strict=True):
+        given = _json_records if suffix_of(path) in (".json", ".jsonl") else _column_records
         total, wrong = 0, []
         for where, record, mended, skipped in given(path, name):
             report.read += 1

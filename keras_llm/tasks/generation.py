@@ -49,7 +49,9 @@ class Generation(Continuing, Writing):
         return {"id": identifier, "turns": [text, targets[0]], "targets": targets}
 
     def requests(self, records):
-        return [{"text": TURN.join(record["turns"][:-1])} for record in records]
+        # A mark that a turn itself holds parts nothing.
+        turns = ([turn.replace(TURN, "[ TURN ]") for turn in record["turns"][:-1]] for record in records)
+        return [{"text": TURN.join(some)} for some in turns]
 
     def drawn_inputs(self, records):
         row = next(iter(self.prepare(records[:1])))
