@@ -306,7 +306,7 @@ def test_minilm_as_sentence_transformers():
 # tokenizers
 
 
-@pytest.mark.parametrize("policy", ["identity", "lowercase", "nfc"])
+@pytest.mark.parametrize("policy", ["identity", "lowercase", "nfc", "nfkc"])
 def test_a_vocabulary_learned_here_is_written_as_berts(tmp_path, policy):
     ours = WordPieceTokenizer.train([*TEXTS, "Café Ａ naïve 模型！ e\u0301tude"] * 2, 150, policy)
     write_word_pieces(tmp_path, ours, 32)
@@ -315,6 +315,26 @@ def test_a_vocabulary_learned_here_is_written_as_berts(tmp_path, policy):
     wanted = [ours.encode([text]).to_list()[0] for text in texts]
     assert [written.encode(text, add_special_tokens=False).ids for text in texts] == wanted
     assert written.encode("a", "is").type_ids == [0, 0, 0, 1, 1]
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert [opened(text, add_special_tokens=False).input_ids for text in texts] == wanted
+    assert opened("a", "is").token_type_ids == [0, 0, 0, 1, 1] and opened.mask_token == "[MASK]"
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "PreTrainedTokenizerFast", None])
+@pytest.mark.parametrize(
+    "said", [{}, {"do_lower_case": False}, {"strip_accents": True}, {"tokenize_chinese_chars": False}]
+)
+def test_what_normalises_where_the_files_differ(tmp_path, name, said):
+    pieces = [*PIECES, "cafe", "café", "Café", "我们"]
+    write_word_pieces(tmp_path, BertTokenizer(pieces, False, False), 32)
+    said = said | ({"tokenizer_class": name} if name else {})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    ours = read_word_pieces(tmp_path, Config(text=TokenizerConfig("bert", len(pieces))))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("Café café", "我们"):
+        assert ours.encode([text]).to_list()[0] == theirs(text, add_special_tokens=False).input_ids
 
 
 def test_both_forms_of_files_give_the_same_tokenizer(tmp_path):

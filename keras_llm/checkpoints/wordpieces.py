@@ -14,11 +14,20 @@ from keras_llm.errors import UserError
 from keras_llm.text.bert import LONGEST_WORD
 from keras_llm.text.bert_tokenizer import TOKENS, BertTokenizer
 
+CLASSES = (
+    "BertTokenizer",
+    "BertTokenizerFast",
+)  # in transformers; they normalise text as they are told, not as the file says
+GENERAL = "PreTrainedTokenizerFast"  # its class for any tokenizer.json
+INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 NAMES = {"pad": "pad_token", "unknown": "unk_token", "start": "cls_token", "end": "sep_token", "mask": "mask_token"}
 
 
 def read_word_pieces(folder: Path, config: Config) -> BertTokenizer:
-    """The tokenizer of a checkpoint: `tokenizer.json`, or `vocab.txt`; `tokenizer_config.json` says how text is normalised.
+    """The tokenizer of a checkpoint: `tokenizer.json`, or `vocab.txt`.
+
+    How text is normalised, `tokenizer_config.json` says, as in `transformers`: where its class is BERT's, what `tokenizer.json`
+    says of it does not count, and where it says nothing, BERT's defaults do.
 
     Args:
         folder: in Hugging Face's form.
@@ -29,16 +38,17 @@ def read_word_pieces(folder: Path, config: Config) -> BertTokenizer:
     """
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     tokens, others = _special(folder, settings)
+    how = {
+        "lowercase": settings.get("do_lower_case", True),
+        "strip_accents": settings.get("strip_accents"),
+        "split_chinese": settings.get("tokenize_chinese_chars", True),
+    }
     if (folder / "tokenizer.json").exists():
-        vocabulary, how, added = _of_tokenizer_json(folder / "tokenizer.json")
+        vocabulary, described, added = _of_tokenizer_json(folder / "tokenizer.json")
+        how = how if settings.get("tokenizer_class", CLASSES[0]) in CLASSES else described
         others += [token for token in added if token not in tokens.values()]
     elif (folder / "vocab.txt").exists():
         vocabulary = _of_lines(folder / "vocab.txt")
-        how = {
-            "lowercase": settings.get("do_lower_case", True),
-            "strip_accents": settings.get("strip_accents"),
-            "split_chinese": settings.get("tokenize_chinese_chars", True),
-        }
     else:
         raise UserError(
             f"{folder} must have its vocab.txt or tokenizer.json. Received: neither. "
@@ -94,11 +104,18 @@ def write_word_pieces(folder: Path, tokenizer, length: int) -> None:
     made.add_special_tokens([*tokens.values(), *how["others"]])
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary), encoding="utf-8", newline="\n")
     (folder / "tokenizer.json").write_text(made.to_str(pretty=True), encoding="utf-8")
-    settings = {
-        "tokenizer_class": "BertTokenizer",
+    bert = {
         "do_lower_case": how["lowercase"],
         "strip_accents": how["strip_accents"],
         "tokenize_chinese_chars": how["split_chinese"],
+    }
+    settings = {
+        # BERT's class knows no Unicode form and would leave ours out.
+        **(
+            {"tokenizer_class": GENERAL, "model_input_names": INPUTS}
+            if form
+            else {"tokenizer_class": CLASSES[0], **bert}
+        ),
         "model_max_length": length,
         **{NAMES[name]: token for name, token in tokens.items()},
     }
