@@ -289,7 +289,7 @@ def test_minilm_as_sentence_transformers():
 # tokenizers
 
 
-@pytest.mark.parametrize("policy", ["identity", "lowercase", "nfc"])
+@pytest.mark.parametrize("policy", ["identity", "lowercase", "nfc", "nfkc"])
 def test_a_vocabulary_learned_here_is_written_as_berts(tmp_path, policy):
     ours = WordPieceTokenizer.train([*TEXTS, "Café Ａ naïve 模型！ e\u0301tude"] * 2, 150, policy)
     write_word_pieces(tmp_path, ours, 32)
@@ -298,6 +298,10 @@ def test_a_vocabulary_learned_here_is_written_as_berts(tmp_path, policy):
     wanted = [ours.encode([text]).to_list()[0] for text in texts]
     assert [written.encode(text, add_special_tokens=False).ids for text in texts] == wanted
     assert written.encode("a", "is").type_ids == [0, 0, 0, 1, 1]
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert read(texts, add_special_tokens=False)["input_ids"] == wanted
+    assert read("a", "is")["token_type_ids"] == [0, 0, 0, 1, 1] and read.mask_token_id == 4
 
 
 def test_both_forms_of_files_give_the_same_tokenizer(tmp_path):

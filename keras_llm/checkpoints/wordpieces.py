@@ -95,7 +95,9 @@ def write_word_pieces(folder: Path, tokenizer, length: int) -> None:
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary), encoding="utf-8", newline="\n")
     (folder / "tokenizer.json").write_text(made.to_str(pretty=True), encoding="utf-8")
     settings = {
-        "tokenizer_class": "BertTokenizer",
+        # Of a BertTokenizer transformers reads the pieces alone, and normalises by itself, without another form before.
+        "tokenizer_class": "PreTrainedTokenizerFast" if form else "BertTokenizer",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "do_lower_case": how["lowercase"],
         "strip_accents": how["strip_accents"],
         "tokenize_chinese_chars": how["split_chinese"],
