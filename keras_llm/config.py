@@ -356,6 +356,14 @@ class Config:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
+def has_segments(config: Config) -> bool:
+    """Whether an encoder has vectors for the first and the second text of a pair. What is trained on pairs that one end parts
+    has them whatever `network.segments` says; two ends tell the texts apart by themselves."""
+    follows = config.kind == "masked_lm" and config.masking.next_sentence
+    is_pair = config.kind == "classification" and config.labels.pair and config.text.pair_ends == 1
+    return config.network.segments or follows or is_pair
+
+
 def to_json(config: Any) -> str:
     """The config as JSON text, two spaces a level, keys in the order of the dataclass."""
     return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"

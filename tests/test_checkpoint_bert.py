@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tokenizers
-from hub_presets import word_pieces
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from micro_encoders import PIECES, save_bert  # noqa: E402
 
 from keras_llm.checkpoints import bert  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
@@ -27,16 +28,7 @@ from keras_llm.text.bert_tokenizer import BertTokenizer  # noqa: E402
 from keras_llm.text.wordpiece import WordPieceTokenizer  # noqa: E402
 from keras_llm.validation import validate  # noqa: E402
 
-PIECES = word_pieces()
 TEXTS = ["What is a language model?", "什么是语言模型？", "Playing 🙂", "", "a " * 40]
-SIZES = {
-    "vocab_size": len(PIECES),
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "max_position_embeddings": 32,
-}
 CLASSES = {
     "BertForMaskedLM": {},
     "BertForPreTraining": {"hidden_act": "relu", "layer_norm_eps": 1e-3},
@@ -44,32 +36,23 @@ CLASSES = {
 }
 
 
-def save(folder, name, bin_file=False):
-    """Writes a microscopic checkpoint; returns the model."""
-    torch.manual_seed(0)
-    model = getattr(transformers, name)(transformers.BertConfig(**{**SIZES, **CLASSES[name]})).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.3 * torch.randn(weight.shape))
-    model.save_pretrained(folder)
-    if bin_file:  # as PyTorch writes it: the tied head among the tensors, under TensorFlow's old names
-        (folder / "model.safetensors").unlink()
-        state = {
-            key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
-            for key, value in model.state_dict().items()
-        }
-        torch.save(state, folder / "pytorch_model.bin")
-    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-    return model
+def as_bin_file(folder, model):
+    """As PyTorch writes it: the tied head among the tensors, under TensorFlow's old names."""
+    (folder / "model.safetensors").unlink()
+    state = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in model.state_dict().items()
+    }
+    torch.save(state, folder / "pytorch_model.bin")
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     made = {}
-    for name in CLASSES:
+    for name, values in CLASSES.items():
         folder = tmp_path_factory.mktemp(name)
-        made[name] = folder, save(folder, name, bin_file=name == "BertForMaskedLM")
+        made[name] = folder, save_bert(folder, name, **values)
+    as_bin_file(*made["BertForMaskedLM"])
     return made
 
 

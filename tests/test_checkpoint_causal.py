@@ -21,7 +21,7 @@ from programs import run as run_script  # noqa: E402
 from keras_llm.checkpoints.byte_pairs import prompt_starts  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
-from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig  # noqa: E402
+from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig, WritingConfig  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.presets import make_config  # noqa: E402
 from keras_llm.run import Run, load, save_weights, write_manifest  # noqa: E402
@@ -229,12 +229,15 @@ OWN = {
 }
 
 
-def own_run(folder, tokenizer="byte_pair", policy="identity", model="transformer", **network):
+def own_run(
+    folder, tokenizer="byte_pair", policy="identity", model="transformer", kind="causal_lm", prompt="{text}", **network
+):
     """A run as training leaves it, with random weights."""
     settings = {"embedding_dim": 16, "num_layers": 2, "num_heads": 2, "feedforward_dim": 24, "hidden_dim": 8}
     config = Config(
-        kind="causal_lm",
+        kind=kind,
         model=model,
+        writing=WritingConfig(prompt),
         text=TokenizerConfig(tokenizer, 300, policy),
         network=ModelConfig(**settings, context_length=32, **network),
         lengths=LengthConfig(max_answer_length=6),
@@ -265,6 +268,31 @@ def test_a_run_trained_here_has_the_form_of_a_family(name, tmp_path):
     assert tokenizer.decode(tokenizer(TEXT).input_ids, skip_special_tokens=True) == TEXT
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_a_run_that_answers_prompts_is_a_language_model(name, tmp_path):
+    """Asked with the prompt around the text, and with ends behind earlier responses, it writes the same."""
+    task = own_run(tmp_path / "run", kind="generation", prompt="Q: {text}\n", **OWN[name])
+    said = []
+    export_checkpoint(tmp_path / "run", tmp_path / "checkpoint", say=said.append)
+    assert "LMHeadModel" in said[0] or "LlamaForCausalLM" in said[0]
+    assert said[1].endswith(r"a text is read as 'Q: {text}\n'.") and len(said) == 2
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval()
+    ids = IDS % task.tokenizer.vocabulary_size
+    with torch.no_grad():
+        logits = theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy()
+    assert difference(task.model({"token_ids": ids}), logits) <= 1e-4
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    end = tokenizer.eos_token
+    asked = {"What is": "Q: What is\n", "语言": "Q: 语言\n", "is[TURN]It[TURN]么": f"Q: is\nIt{end}Q: 么\n"}
+    answers = task.ask([{"text": text} for text in asked])
+    for answer, prompt in zip(answers, asked.values(), strict=True):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        written = theirs.generate(ids, max_new_tokens=task.longest + 1, do_sample=False, pad_token_id=0)
+        assert answer["answer"] == tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    assert any(answer["answer"] for answer in answers)
+    assert open_checkpoint(tmp_path / "checkpoint").config.kind == "causal_lm"
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
@@ -275,6 +303,7 @@ def test_a_run_trained_here_has_the_form_of_a_family(name, tmp_path):
         ({**OWN["llama"], "tokenizer": "characters"}, "--tokenizer byte_pair"),
         ({**OWN["llama"], "policy": "lowercase"}, "unicode policies identity, nfc, nfkc. Received: lowercase"),
         ({"model": "lstm"}, "Received: kind=causal_lm, model=lstm"),
+        ({"kind": "generation", "tokenizer": "sentencepiece", **OWN["llama"]}, "--tokenizer byte_pair"),
     ],
 )
 def test_a_run_without_such_a_form_is_refused(run, message, tmp_path):

@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-import tokenizers
 from generated_texts import generated_texts
-from hub_presets import train_byte_pair
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from micro_encoders import ROBERTA, fine_tuned, save_roberta, save_roberta_tokenizer  # noqa: E402
 
 from keras_llm.checkpoints import roberta  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
@@ -21,62 +21,24 @@ from keras_llm.data.prepared import Prepared, in_memory  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.presets import make_config  # noqa: E402
 from keras_llm.run import load, named_weights, save_weights, write_manifest  # noqa: E402
-from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text.units import units_of  # noqa: E402
 from keras_llm.training.pretrain import pretrain_run  # noqa: E402
-from keras_llm.training.start import adopt, architecture, open_start, refuse_changes, start_weights  # noqa: E402
-from keras_llm.validation import validate  # noqa: E402
 
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 TEXTS = ["What is a language model?", "什么是语言模型？", " a 🙂", "", "a " * 40]
-SIZES = {
-    "vocab_size": 426,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "max_position_embeddings": 34,
-    "type_vocab_size": 1,
-    "pad_token_id": 1,
-}
 CLASSES = {"RobertaForMaskedLM": {"layer_norm_eps": 1e-5}, "RobertaModel": {"hidden_act": "gelu_new"}}
-
-
-def save_tokenizer(folder, prefix_space=False):
-    """As roberta-base has it: byte pairs of GPT-2's way, the mask last."""
-    tokenizer = train_byte_pair("gpt2", size=425, special=SPECIAL)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    tokenizer.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, prefix_space)
-    tokenizer.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True, special=True)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": prefix_space})
-    )
-
-
-def save(folder, name):
-    """Writes a microscopic checkpoint; returns the model."""
-    torch.manual_seed(0)
-    model = getattr(transformers, name)(transformers.RobertaConfig(**{**SIZES, **CLASSES[name]})).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.3 * torch.randn(weight.shape))
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return model
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     made = {}
-    for name in CLASSES:
+    for name, values in CLASSES.items():
         folder = tmp_path_factory.mktemp(name)
-        made[name] = folder, save(folder, name)
+        made[name] = folder, save_roberta(folder, name, **values)
     return made
 
 
 def batch():
-    ids = np.random.default_rng(0).integers(4, SIZES["vocab_size"], (3, 12))
+    ids = np.random.default_rng(0).integers(4, ROBERTA["vocab_size"], (3, 12))
     ids[:, 0] = 0
     ids[1, 7:] = ids[2, 2:] = 1
     return ids
@@ -103,7 +65,7 @@ def test_numbers_are_those_of_transformers_and_tensors_come_back(checkpoints, na
         found = task.model({**inputs, "mask_positions": np.tile(np.arange(12, dtype="int32"), (3, 1))})["tokens"]
         np.testing.assert_allclose(np.asarray(found)[real], theirs(model, ids).logits.numpy()[real], atol=1e-4)
     weights = {key: np.asarray(weight.value) for key, weight in named_weights(task.model).items()}
-    back = to_theirs(roberta.table(task.config, SIZES["vocab_size"]), weights)
+    back = to_theirs(roberta.table(task.config, ROBERTA["vocab_size"]), weights)
     tensors = {roberta.CANONICAL(key): value.numpy() for key, value in model.state_dict().items()}
     assert set(tensors) - set(back) <= {*roberta.TIED, "roberta.pooler.dense.weight", "roberta.pooler.dense.bias"}
     for key, array in back.items():
@@ -114,7 +76,7 @@ def test_numbers_are_those_of_transformers_and_tensors_come_back(checkpoints, na
 @pytest.mark.parametrize("prefix_space", [False, True])
 def test_ids_are_those_of_transformers(tmp_path, prefix_space):
     """Of texts, and of texts with masks, which take the space before them."""
-    save_tokenizer(tmp_path, prefix_space)
+    save_roberta_tokenizer(tmp_path, prefix_space)
     fast = transformers.AutoTokenizer.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     ours = roberta.read_tokenizer(tmp_path, imported_config())
@@ -131,7 +93,7 @@ def test_ids_are_those_of_transformers(tmp_path, prefix_space):
 
 def imported_config():
     config = make_config("masked_lm", "transformer", "tiny")
-    config.text.vocabulary_size, config.network.pad_id = SIZES["vocab_size"], 1
+    config.text.vocabulary_size, config.network.pad_id = ROBERTA["vocab_size"], 1
     return config
 
 
@@ -192,22 +154,6 @@ def test_documents_are_read_with_its_padding(checkpoints):
     config.text.tokenizer = "byte_pair"
     with pytest.raises(UserError, match="mask token"):
         pretrain_run(config, checkpoints["RobertaModel"][0] / "run", ["x.txt"])
-
-
-def fine_tuned(folder, kind, context_length=32, **labels):
-    """A task that starts from the folder, as finetune.py makes it."""
-    start = open_start(folder)
-    config = adopt(make_config(kind, architecture(kind, start.config), "finetune"), start.config)
-    config.network.context_length = context_length
-    refuse_changes(config, start.config)
-    for name, value in labels.items():
-        setattr(config.labels, name, value)
-    config.lengths.max_question_length, config.lengths.window_length, config.lengths.window_stride = 6, 16, 4
-    config.training.batch_size = 2
-    task = make_task(validate(config), start.tokenizer())
-    new = start_weights(task, start)[1:]  # a line, unless everything was there
-    assert not any("encoder" in line for line in new)
-    return task
 
 
 def test_classifiers_read_pairs_with_two_ends_between(checkpoints, tmp_path):
@@ -357,7 +303,7 @@ REFUSED = {
     "another padding": (lambda f: edit(f / "config.json", pad_token_id=2), r"must be \[|must mean the same padding"),
     "missing tensor": (lambda f: drop(f, DENSE), f"Missing: {DENSE}"),
     "leftover tensor": (
-        lambda f: drop(f, "", **{"classifier.dense.weight": np.ones(2)}),
+        lambda f: drop(f, "", **{"classifier.dense.scale": np.ones(2)}),
         "Left over: classifier.dense",
     ),
     "no mask": (lambda f: edit(f / "tokenizer_config.json", mask_token="[M]"), r"Missing: \[M\]"),

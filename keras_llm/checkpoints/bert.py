@@ -1,7 +1,8 @@
 """BERT's checkpoints (Devlin et al. 2018, https://arxiv.org/abs/1810.04805), and those of its shape: Chinese BERT and
 RoBERTa with whole-word masking (https://arxiv.org/abs/1906.08101), MiniLM, and sentence encoders made of them.
 
-With the head that fills gaps a checkpoint becomes a run of kind masked_lm, without it one of kind embedding.
+With the head that fills gaps a checkpoint becomes a run of kind masked_lm, without it one of kind embedding. Classifiers,
+taggers and readers are written with their heads (heads.py), of which the encoder is read again.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 from keras_llm.checkpoints.decoders import refuse_misfit
 from keras_llm.checkpoints.described import Described
 from keras_llm.checkpoints.files import Checkpoint
+from keras_llm.checkpoints.heads import CLASSES, HEADS, affine, head_table, write_head
 from keras_llm.checkpoints.sentence_encoders import read_pooling, write_pooling
-from keras_llm.checkpoints.table import Entry, dense, linear, same
+from keras_llm.checkpoints.table import Entry, linear, same
 from keras_llm.checkpoints.wordpieces import read_word_pieces, write_word_pieces
-from keras_llm.config import Config, MaskingConfig, ModelConfig, TokenizerConfig
+from keras_llm.config import Config, MaskingConfig, ModelConfig, TokenizerConfig, has_segments
 from keras_llm.errors import UserError
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -26,6 +28,7 @@ TIED = {"cls.predictions.decoder.weight": WORDS, "cls.predictions.decoder.bias":
 IGNORED = (
     r"(bert\.)?embeddings\.(position_ids|token_type_ids)",  # 0, 1, 2… and zeros
     r"(bert\.)?pooler\.dense\.(weight|bias)",  # belongs to the next-sentence head
+    *HEADS,
 )
 
 
@@ -90,7 +93,7 @@ def table(config: Config, vocabulary_size: int) -> list[Entry]:
     next_sentence = is_masked and config.masking.next_sentence
     entries = body(network, "bert")
     positions, segments = (f"bert.embeddings.{name}_embeddings.weight" for name in ("position", "token_type"))
-    if network.segments or next_sentence:
+    if has_segments(config):
         entries.append(same("encoder/positions/vectors", positions))
         entries.append(same("encoder/segments/embeddings", segments))
     else:
@@ -101,13 +104,12 @@ def table(config: Config, vocabulary_size: int) -> list[Entry]:
         entries += norm("transform_norm", f"{head}.transform.LayerNorm")
         entries.append(same("bias", f"{head}.bias"))
     if next_sentence:
-        entries.append(dense("pool/kernel", "bert.pooler.dense.weight"))
-        entries.append(same("pool/bias", "bert.pooler.dense.bias"))
+        entries += affine("pool", "bert.pooler.dense")
         # There the first class says that the second text follows, here the second one does.
         weight, bias = (f"cls.seq_relationship.{name}" for name in ("weight", "bias"))
         entries.append(Entry("judge/kernel", (weight,), lambda matrix: matrix[::-1].T, lambda kernel: [kernel.T[::-1]]))
         entries.append(Entry("judge/bias", (bias,), lambda vector: vector[::-1], lambda vector: [vector[::-1]]))
-    return entries
+    return entries + head_table(config, pool="bert.pooler.dense", labels="classifier")
 
 
 def norm(ours: str, theirs: str) -> list[Entry]:
@@ -167,12 +169,18 @@ def write_config(config: Config, tokenizer) -> dict[str, Any]:
         raise UserError(
             f"A model of BERT's form has WordPiece. Received: a run with {tokenizer.kind}. It has no Hugging Face form."
         )
-    heads = {"embedding": "BertModel", "masked_lm": "BertForMaskedLM"}
-    name = "BertForPreTraining" if config.kind == "masked_lm" and config.masking.next_sentence else heads[config.kind]
+    if config.text.pair_ends != 1:  # transformers makes this tokenizer's frame by itself
+        raise UserError(
+            f"A model of BERT's form has one end between two texts. Received: pair_ends={config.text.pair_ends}. "
+            "Train with --pair-ends 1."
+        )
+    judges = config.masking.next_sentence
+    names = {"embedding": "Model", "masked_lm": "ForPreTraining" if judges else "ForMaskedLM", **CLASSES}
     return {
-        "architectures": [name],
+        "architectures": [f"Bert{names[config.kind]}"],
         "model_type": "bert",
         **write_network(config, "BERT"),
+        **write_head(config),
         "max_position_embeddings": config.network.context_length,
         "type_vocab_size": 2,
         "vocab_size": tokenizer.vocabulary_size,

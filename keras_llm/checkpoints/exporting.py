@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from keras_llm import files
 from keras_llm.checkpoints.files import write_tensors
+from keras_llm.checkpoints.heads import CLASSES
 from keras_llm.checkpoints.table import to_theirs
 from keras_llm.config import Config
 from keras_llm.errors import UserError
 from keras_llm.run import load, named_weights
+from keras_llm.tasks.base import Task
+from keras_llm.tasks.reading import ALWAYS_ANSWER
+
+LANGUAGE_MODELS = ("causal_lm", "generation")  # kinds with the same weights
 
 
 def export_checkpoint(run_dir: str | Path, folder: str | Path, say: Callable[[str], None] = print) -> None:
@@ -48,17 +53,20 @@ def export_checkpoint(run_dir: str | Path, folder: str | Path, say: Callable[[st
         family.write_tokenizer(directory, task.tokenizer, config)
         files.write_json(directory / "config.json", described)
         write_tensors(directory, tensors)
-    say(f"{folder}: {described['model_type']}, {sum(array.size for array in tensors.values()):,} numbers")
+    say(f"{folder}: {described['architectures'][0]}, {sum(array.size for array in tensors.values()):,} numbers")
+    for rule in left_behind(task):
+        say(f"What the run does besides, and the folder has no place for: {rule}")
 
 
 def family_of(config: Config):
     """The module of the family that a run's network may have the form of."""
-    kinds = {"masked_lm": "bert", "embedding": "bert", "seq2seq": "t5"}
-    kinds["causal_lm"] = "gpt2" if config.network.positions == "learned" else "llama"
-    if config.kind not in kinds or config.model != "transformer":
+    kinds = dict.fromkeys(("masked_lm", "embedding", *CLASSES), "bert") | {"seq2seq": "t5"}
+    kinds |= dict.fromkeys(LANGUAGE_MODELS, "gpt2" if config.network.positions == "learned" else "llama")
+    models = {"reading": "transformer_encoder"}  # the other reader reads question and context side by side
+    if config.model != models.get(config.kind, "transformer") or config.kind not in kinds:
         raise UserError(
-            f"Transformers of kind {', '.join(kinds)} have a Hugging Face form. Received: kind={config.kind}, "
-            f"model={config.model}."
+            f"Transformers of kind {', '.join(kinds)} have a Hugging Face form, readers with --model transformer_encoder. "
+            f"Received: kind={config.kind}, model={config.model}. Train one of these."
         )
     name = kinds[config.kind]
     if name == "bert" and config.text.tokenizer == "byte_pair":
@@ -66,12 +74,26 @@ def family_of(config: Config):
     return importlib.import_module(f"keras_llm.checkpoints.{name}")
 
 
+def left_behind(task: Task) -> Iterator[str]:
+    """What a run makes of texts before its model, and of the model's numbers after it, that no file of a checkpoint tells."""
+    config, settings = task.config, task.settings
+    if config.kind in ("seq2seq", "generation") and config.writing.prompt != "{text}":
+        yield f"a text is read as {config.writing.prompt!r}."
+    if config.labels.multi_label:
+        yield f"a label is chosen from the probability {settings['threshold']:.3g} on."
+    if config.kind == "tagging":
+        yield "a word has the tag of its first token, and tags that cannot follow each other never do."
+    threshold = settings.get("no_answer_threshold", ALWAYS_ANSWER)
+    if threshold < ALWAYS_ANSWER:
+        yield f"there is no answer where log p(no answer) - log p(best span) is above {threshold:.3g}."
+
+
 def with_a_head(config: Config, weights: Mapping[str, np.ndarray]) -> tuple[Config, dict[str, np.ndarray]]:
     """The same model with a matrix of its own as head, where no family has a model in which one matrix serves both: language
     models that scale their embedding, and encoder-decoders that do not scale what enters the head.
     """
     network, weights = config.network, dict(weights)
-    scaled = config.kind == "causal_lm" and network.scale_embedding
+    scaled = config.kind in LANGUAGE_MODELS and network.scale_embedding
     apart = config.kind == "seq2seq" and network.tied and not network.scale_head
     if not (scaled or apart):
         return config, weights

@@ -9,6 +9,7 @@ from pathlib import Path
 from keras_llm import files
 from keras_llm.checkpoints import FAMILIES
 from keras_llm.checkpoints.files import Checkpoint, read_json
+from keras_llm.checkpoints.heads import heads_among
 from keras_llm.checkpoints.keras_hub_presets import hugging_face_form
 from keras_llm.checkpoints.table import to_ours
 from keras_llm.config import Config
@@ -42,6 +43,7 @@ def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[st
     with hugging_face_form(folder) as readable:
         task = open_checkpoint(readable)
         family = read_json(readable / "config.json")["model_type"]
+        heads = heads_among(Checkpoint(readable))
     with files.creating(run_dir) as directory:
         # No data: what --resume would continue does not exist.
         write_manifest(directory, task.config, task.tokenizer, data="", checkpoint=family)
@@ -52,6 +54,10 @@ def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[st
         f"{run_dir}: {family} as {task.config.kind}, {task.model.count_params():,} parameters, "
         f"{task.tokenizer.vocabulary_size:,} token ids"
     )
+    if heads:
+        say(
+            f"Left out: {', '.join(heads)}. Of a classifier, tagger or reader the encoder is read, for a head of its own."
+        )
 
 
 def open_checkpoint(folder: str | Path):

@@ -1,7 +1,8 @@
 """RoBERTa's checkpoints (Liu et al. 2019, https://arxiv.org/abs/1907.11692): BERT's blocks, byte pairs, no segments.
 
 Positions are counted from the id of padding + 1 there; here from 0, without the vectors that come before.
-With the head that fills gaps a checkpoint becomes a run of kind masked_lm, without it one of kind embedding.
+With the head that fills gaps a checkpoint becomes a run of kind masked_lm, without it one of kind embedding. Classifiers,
+taggers and readers are written with their heads (heads.py), of which the encoder is read again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from keras_llm.checkpoints.byte_pairs import (
 from keras_llm.checkpoints.decoders import refuse_misfit
 from keras_llm.checkpoints.described import Described
 from keras_llm.checkpoints.files import Checkpoint, read_json
+from keras_llm.checkpoints.heads import CLASSES, HEADS, head_table, write_head
 from keras_llm.checkpoints.sentence_encoders import read_pooling, write_pooling
 from keras_llm.checkpoints.table import Entry, same
-from keras_llm.config import Config, MaskingConfig, TokenizerConfig
+from keras_llm.config import Config, MaskingConfig, TokenizerConfig, has_segments
 from keras_llm.errors import UserError
 
 # What special tokens are called where nothing else is said, in the order of `ROLES`.
@@ -33,6 +35,7 @@ TIED = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "
 IGNORED = (
     r"(roberta\.)?embeddings\.(position_ids|token_type_ids)",  # 0, 1, 2… and zeros
     r"(roberta\.)?pooler\.dense\.(weight|bias)",  # nothing was trained on it
+    *HEADS,
 )
 
 
@@ -98,7 +101,7 @@ def table(config: Config, vocabulary_size: int) -> list[Entry]:
         entries += product("transform", "lm_head.dense", outputs=network.embedding_dim)
         entries += norm("transform_norm", "lm_head.layer_norm")
         entries.append(same("bias", "lm_head.bias"))
-    return entries
+    return entries + head_table(config, pool="classifier.dense", labels="classifier.out_proj")
 
 
 def write_config(config: Config, tokenizer) -> dict[str, Any]:
@@ -111,10 +114,17 @@ def write_config(config: Config, tokenizer) -> dict[str, Any]:
             "A model of RoBERTa's form does not judge which text follows. Received: a run with next_sentence. Such a run has "
             "no Hugging Face form."
         )
+    if has_segments(config):
+        raise UserError(
+            "A model of RoBERTa's form tells the texts of a pair apart by two ends between them. Received: a run that has "
+            "segments for them. Train with --pair-ends 2."
+        )
+    names = {"embedding": "Model", "masked_lm": "ForMaskedLM", **CLASSES}
     return {
-        "architectures": ["RobertaForMaskedLM" if is_masked else "RobertaModel"],
+        "architectures": [f"Roberta{names[config.kind]}"],
         "model_type": "roberta",
         **write_network(config, "RoBERTa"),
+        **write_head(config),
         "max_position_embeddings": config.network.context_length + config.network.pad_id + 1,
         "type_vocab_size": 1,
         "vocab_size": tokenizer.vocabulary_size,

@@ -82,7 +82,7 @@ def to_ours(
         canonical: a tensor's name in the file -> the name in the table (other prefixes, older names).
         tied: tensors that a file may repeat -> the tensor they must equal.
         ignored: regular expressions of names, as they are in the file, that may be without a place: what is no weight
-            (`.*position_ids`, attention masks), or belongs to a head that no kind has.
+            (`.*position_ids`, attention masks), or belongs to a head that is not read.
 
     Raises:
         UserError: a tensor is missing, left over, of another shape, or a repeated one differs; it is named.

@@ -19,7 +19,7 @@ class Classifier(OnEncoder):
         config: the encoder's shape; also uses pooling, dropout, token_dropout and pad_id.
         encoder: "lstm" or "transformer".
         labels: K.
-        pair: texts come in pairs, told apart by segments.
+        segments: tell the texts of a pair apart by segments; a config that has them has them anyway.
         unknown_id: of unknown tokens.
         dtype: a dtype policy, passed to every layer.
 
@@ -38,12 +38,12 @@ class Classifier(OnEncoder):
     heads = ("head",)
 
     def __init__(
-        self, vocabulary_size, config: ModelConfig, encoder, labels, pair=False, unknown_id=1, dtype=None, **kwargs
+        self, vocabulary_size, config: ModelConfig, encoder, labels, segments=False, unknown_id=1, dtype=None, **kwargs
     ):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.labels = vocabulary_size, config, labels
         policy = {"dtype": self.dtype_policy}
-        segments = pair or config.segments
+        segments = segments or config.segments
         self.encoder = ENCODERS[encoder](vocabulary_size, config, segments=segments, name="encoder", **policy)
         self.drop_tokens = TokenDropout(config.token_dropout, unknown_id, config.pad_id, name="token_dropout")
         self.pool = None

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from keras_llm.config import has_segments
 from keras_llm.errors import UserError
 from keras_llm.tasks.base import Task, encode
 
@@ -45,10 +46,8 @@ class Classification(Task):
         config, labels = self.config, self.config.labels
         if not labels.labels:
             raise UserError("A classifier needs its labels. Received: none. Train it on labelled data.")
-        pair = labels.pair and config.text.pair_ends == 1  # several ends tell the texts apart without segments
-        return Classifier(
-            vocabulary_size, config.network, config.model, len(labels.labels), pair, self.unknown_id, dtype=dtype
-        )
+        segments, count = has_segments(config), len(labels.labels)
+        return Classifier(vocabulary_size, config.network, config.model, count, segments, self.unknown_id, dtype=dtype)
 
     @staticmethod
     def read_files(paths, config):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_llm.config import SENTINELS, Config, differences
+from keras_llm.config import SENTINELS, Config, differences, has_segments
 from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
@@ -94,9 +94,7 @@ def adopt(config: Config, start: Config) -> Config:
             f"Give --model {fits}."
         )
     shape = {name: value for name, value in vars(start.network).items() if name not in CHOSEN}
-    # Sentence pairs were told apart by segments, whatever the config said of them.
-    is_pair = start.labels.pair and start.text.pair_ends == 1
-    shape["segments"] |= start.kind == "masked_lm" and start.masking.next_sentence or is_pair
+    shape["segments"] = has_segments(start)
     text = dataclasses.replace(start.text, prompt_start=config.text.prompt_start)  # documents begin so here
     return dataclasses.replace(config, text=text, network=dataclasses.replace(config.network, **shape))
 
