@@ -12,7 +12,7 @@ from keras_llm.errors import UserError
 from keras_llm.run import Run, load_weights, save_weights, write_manifest
 from keras_llm.training.start import open_start, start_weights
 
-FIRST_WEIGHTS = "first.weights.h5"  # of a fine-tuned model, before its first step
+FIRST_WEIGHTS = "first.weights.h5"  # of a model that started from another, before its first step
 
 
 def train_run(
