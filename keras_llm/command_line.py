@@ -16,6 +16,8 @@ from keras_llm.config import Config, from_json
 from keras_llm.errors import UserError
 from keras_llm.presets import make_config
 
+SCRATCH = "scratch"  # what --from says where nothing is started from
+
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Calls `main` and ends the process: 0, `main`'s own number, 2 for a user's mistake, 130 for an interrupt."""
@@ -147,6 +149,12 @@ def named(arguments: list[str], name: str) -> str | None:
         elif argument.startswith(f"--{name}="):
             value = argument.partition("=")[2]
     return value
+
+
+def named_start(arguments: list[str]) -> str:
+    """The run or checkpoint that a command line names with --from, before it is parsed; empty: from scratch."""
+    source = named(arguments, "from")
+    return "" if source in (None, SCRATCH) else source
 
 
 def with_settings(cls, config: Config):

@@ -343,7 +343,7 @@ class Config:
     preset: str = "small"
     """Name of the recommended values this config started from."""
     start: str = ""
-    """Fine-tuning: the run or checkpoint that tokenizer, shape and first weights came from; empty: from scratch."""
+    """The run or checkpoint that tokenizer, shape and first weights came from; empty: from scratch."""
     corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)
     fields: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     labels: LabelConfig = dataclasses.field(default_factory=LabelConfig)

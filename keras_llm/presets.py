@@ -218,6 +218,27 @@ PRESETS: dict[str, dict[tuple[str, str], dict[str, dict[str, Any]]]] = {
             },
         }
         for model in ("lstm", "transformer")
+    }
+    # Further pretraining (Gururangan et al. 2020, https://arxiv.org/abs/2004.10964), for batches a desk has room for.
+    | {
+        (kind, model): {
+            "network": {"dropout": 0.1},
+            "text": {"tokenizer": "wordpiece" if kind == "masked_lm" else "sentencepiece"},
+            "training": {
+                "epochs": 3,
+                "batch_size": 8 if (kind, model) == ("causal_lm", "transformer") else 32,
+                "learning_rate": 1e-4 if model == "transformer" else 1e-3,
+                "schedule": "linear",
+                "warmup": 0.1,
+                "beta_2": 0.999,
+            },
+        }
+        for kind, models in (
+            ("causal_lm", ("lstm", "lstm_attention", "transformer")),
+            ("masked_lm", ("transformer",)),
+            ("span_corruption", ("lstm", "transformer")),
+        )
+        for model in models
     },
     "small": {
         ("embedding", "lstm"): {

@@ -5,7 +5,7 @@ runs/reader/
   config.json           every setting
   tokenizer/            the tokenizer's own files
   prepared/             training arrays (ids), memory-mapped
-  first.weights.h5      of a fine-tuned model: before the first step
+  first.weights.h5      of a model that started from another: before the first step
   model.weights.h5      the best weights by the task's own metric
   last.weights.h5       the newest weights
   state/last.npz        exact state for --resume: weights, optimizer, random generators, step

@@ -59,7 +59,7 @@ def validate(config: Config) -> Config:
         if getattr(training, name) and not config.start:
             raise UserError(
                 f"{name} keeps weights as they were trained before, and from scratch they are random. "
-                f"Received: {name}={getattr(training, name)} without a start. Name one with finetune.py --from, or leave it out."
+                f"Received: {name}={getattr(training, name)} without a start. Name one with --from, or leave it out."
             )
     if not 0 <= training.seed < 2**32:
         raise UserError(f"seed must be at least 0 and below 2^32. Received: {training.seed}.")

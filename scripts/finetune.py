@@ -10,7 +10,17 @@ from typing import Annotated, Literal
 import _path  # noqa: F401
 import tyro
 
-from keras_llm.command_line import config_of, named, parse, recommended, run_script, seconds, with_settings
+from keras_llm.command_line import (
+    SCRATCH,
+    config_of,
+    named,
+    named_start,
+    parse,
+    recommended,
+    run_script,
+    seconds,
+    with_settings,
+)
 from keras_llm.config import (
     EmbeddingConfig,
     FieldConfig,
@@ -23,7 +33,6 @@ from keras_llm.config import (
 )
 from keras_llm.validation import validate
 
-SCRATCH = "scratch"
 KINDS = ("classification", "tagging", "reading", "embedding", "seq2seq", "generation")
 
 
@@ -81,8 +90,8 @@ def main():
     from keras_llm.training.start import adopt, architecture, go_on, refuse_changes, started
 
     given = list(sys.argv[1:])
-    kind, source = named(given, "task"), named(given, "from")
-    start = started(source) if source not in (None, SCRATCH) else None
+    kind, source = named(given, "task"), named_start(given)
+    start = started(source) if source else None
     given += [f"--kind={kind}"] if kind in KINDS else []
     if start:
         model = architecture(kind, start)
@@ -96,7 +105,7 @@ def main():
     arguments = parse(Arguments, __doc__, with_settings(Arguments, base))
     config = config_of(arguments, arguments.task)
     config.labels = LabelConfig(**vars(config.labels))
-    config.start = "" if arguments.start == SCRATCH else arguments.start
+    config.start = source
     if start:
         refuse_changes(config, start)
     settings = {

@@ -1,16 +1,27 @@
-"""Train a model on your own text: to write on (n-gram, feed-forward, LSTM or Transformer), or to fill gaps in it."""
+"""Train a model on your own text, from scratch or from one that is pretrained: to write on (n-gram, feed-forward, LSTM or
+Transformer), or to fill gaps in it."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import _path  # noqa: F401
 import tyro
 
-from keras_llm.command_line import config_of, named, parse, recommended, run_script, seconds, with_settings
+from keras_llm.command_line import (
+    SCRATCH,
+    config_of,
+    named,
+    named_start,
+    parse,
+    recommended,
+    run_script,
+    seconds,
+    with_settings,
+)
 from keras_llm.config import (
     CorpusConfig,
     LengthConfig,
@@ -43,7 +54,8 @@ class Arguments:
     run: Path
     """Directory of the run; must not exist, unless --resume is given."""
     model: Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer"]
-    """The kind of model. mlm and mlm+nsp: transformer; span-corruption: lstm or transformer, as encoder and decoder."""
+    """The kind of model; that of --from, if it is given. mlm and mlm+nsp: transformer; span-corruption: lstm or transformer, as
+    encoder and decoder."""
     preset: str
     """Name of the recommended values, over which the flags below are laid."""
     corpus: CorpusConfig
@@ -53,7 +65,10 @@ class Arguments:
     masking: Masking
     training: TrainingConfig
     objective: Literal["causal", "mlm", "mlm+nsp", "span-corruption"] = "causal"
-    """What is learned: the next token; hidden words; these and whether one text follows another (BERT); hidden spans (T5)."""
+    """What is learned: the next token; hidden words; these and whether one text follows another (BERT); hidden spans (T5). With
+    --from it is what that model has learned, unless another is given that fits it."""
+    start: Annotated[str, tyro.conf.arg(name="from")] = SCRATCH
+    """scratch, or a run directory or a checkpoint's folder, whose tokenizer, shape and weights are the beginning."""
     eval_data: tuple[Path, ...] = ()
     """Documents to evaluate on while training; --eval-share keeps some of the corpus for it. Without either the training loss
     decides which weights are best."""
@@ -68,15 +83,31 @@ class Arguments:
 
 
 def main():
+    from keras_llm.training.start import adopt, go_on, refuse_changes, started
+
     given = list(sys.argv[1:])
-    kind, masking = OBJECTIVES.get(named(given, "objective"), ("", {}))  # what is none is told when parsing
-    base = recommended([*given, *([f"--kind={kind}"] if kind else [])], kind="causal_lm", model="transformer")
+    objective, source = named(given, "objective"), named_start(given)
+    kind, masking = OBJECTIVES.get(objective, ("", {}))  # what is none is told when parsing
+    start = started(source) if source else None
+    if kind:
+        given.append(f"--kind={kind}")
+    if start:
+        refuse_start(source, start, objective)
+        base = recommended(
+            given, start.kind, start.model, "finetune", lambda config: go_on(adopt(config, start), start)
+        )
+    else:
+        base = recommended(given, "causal_lm", "transformer")
+    base.start = source or SCRATCH
     base.masking = Masking(**vars(base.masking) | masking)
     defaults = with_settings(Arguments, base)
     defaults.objective = objective_of(base)
     arguments = parse(Arguments, __doc__, defaults)
     config = config_of(arguments, base.kind)
     config.masking = MaskingConfig(**vars(arguments.masking))
+    config.start = source
+    if start:
+        refuse_changes(config, start)
     config = validate(config)
     budget = seconds(arguments.time_budget) if arguments.time_budget else None
     from keras_llm.training.pretrain import pretrain_run
@@ -90,6 +121,29 @@ def main():
         time_budget=budget,
         save_seconds=seconds(arguments.save_every),
     )
+
+
+def refuse_start(source: str, start, objective: str | None) -> None:
+    """Refuses a model that is none to pretrain further, or learned something else before."""
+    kinds = dict.fromkeys(kind for kind, _ in OBJECTIVES.values())
+    if start.kind not in kinds or start.model == "feedforward":
+        raise UserError(
+            "What is pretrained further has the head it was pretrained with: LSTMs and Transformers of kind "
+            f"{' or '.join(kinds)}. Received: {source}, the model {start.model} of kind {start.kind}. "
+            "Start from another, or from scratch."
+        )
+    kind, masking = OBJECTIVES.get(objective, (start.kind, {}))
+    if kind != start.kind:
+        fitting = " or ".join(name for name, (other, _) in OBJECTIVES.items() if other == start.kind)
+        raise UserError(
+            f"A model is pretrained further on what it has learned before. Received: --objective {objective} from {source}, of "
+            f"kind {start.kind}. Give --objective {fitting}, or start from another model."
+        )
+    if masking.get("next_sentence") and not (start.network.segments or start.masking.next_sentence):
+        raise UserError(
+            "Pairs of texts need a model that tells the first text from the second by segments. Received: --objective "
+            f"{objective} from {source}, which has none. Give --objective mlm."
+        )
 
 
 def objective_of(config) -> str:

@@ -16,13 +16,16 @@ from test_checkpoint_causal import edit, edit_tensors  # noqa: E402
 from keras_llm.checkpoints.exporting import export_checkpoint  # noqa: E402
 from keras_llm.checkpoints.importing import import_checkpoint, open_checkpoint  # noqa: E402
 from keras_llm.config import Config, LengthConfig, ModelConfig, TokenizerConfig  # noqa: E402
+from keras_llm.data.prepared import Prepared  # noqa: E402
 from keras_llm.errors import UserError  # noqa: E402
 from keras_llm.generation.decode import greedy  # noqa: E402
 from keras_llm.layers.embedding import RelativePositions  # noqa: E402
+from keras_llm.presets import make_config  # noqa: E402
 from keras_llm.run import Run, load, save_weights, write_manifest  # noqa: E402
 from keras_llm.tasks import make_task  # noqa: E402
 from keras_llm.text import TOKENIZERS  # noqa: E402
 from keras_llm.training.start import adopt, architecture, open_start, start_weights, started  # noqa: E402
+from keras_llm.training.train import train_run  # noqa: E402
 from keras_llm.validation import validate  # noqa: E402
 
 draw = np.random.default_rng(0)
@@ -164,6 +167,18 @@ def test_a_run_goes_on_from_a_checkpoint(imported):
     assert tuple(row.tolist() for row in (rows[0]["source_ids"], rows[0]["target_ids"])) == wanted
     with pytest.raises(UserError, match="Relative positions are for encoder-decoders. Received: .*classification"):
         validate(adopt(Config(kind="classification"), started(case.folder)))
+
+
+def test_a_training_reads_its_data_with_the_tokenizer_of_a_folder(imported, tmp_path, monkeypatch):
+    """Seeding takes SentencePiece's resource away from a tokenizer that was opened before it."""
+    case = imported("t5")
+    (tmp_path / "pairs.tsv").write_text("text\ttarget\nWhat is a model?\tIt is a text.\n", encoding="utf-8")
+    config = adopt(make_config("seq2seq", "transformer", "finetune"), started(case.folder))
+    config.start, config.training.batch_size = str(case.folder), 1
+    monkeypatch.setattr("keras_llm.training.train.train_model", lambda *arguments: 0)
+    train_run(validate(config), tmp_path / "run", [tmp_path / "pairs.tsv"], say=lambda line: None)
+    row = Prepared.open(tmp_path / "run" / "prepared").row(0)["source_ids"].tolist()
+    assert row == case.tokenizer("What is a model?").input_ids
 
 
 def test_an_untied_head_of_span_corruption_loses_its_sentinels(tmp_path):

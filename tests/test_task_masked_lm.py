@@ -15,11 +15,13 @@ from keras_llm.export import gates
 from keras_llm.export.requests import DIFFICULT
 from keras_llm.export.saved_model import save
 from keras_llm.presets import make_config
-from keras_llm.run import Run
+from keras_llm.run import Run, read_weights
 from keras_llm.tasks import make_task
 from keras_llm.text.sentences import split_sentences
 from keras_llm.text.wordpiece import WordPieceTokenizer
 from keras_llm.training.pretrain import pretrain_run
+from keras_llm.training.start import adopt
+from keras_llm.training.train import FIRST_WEIGHTS
 from keras_llm.validation import validate
 
 DOCUMENTS = [
@@ -49,23 +51,24 @@ def micro_config(**masking):
 def trained(tmp_path_factory):
     """A finished run, and a copy of it as it was in the middle of an epoch, at step 19."""
     directory = tmp_path_factory.mktemp("mlm")
-    run, copy = directory / "run", directory / "copy"
-
-    def say(line):
-        if (
-            line.startswith("  mlm_loss") and not copy.exists()
-        ):  # evaluating at step 20: the state is that of the step before
-            shutil.copytree(run, copy)
-
-    pretrain(directory, run, say)
+    pretrain(directory, directory / "run", directory / "copy")
     return directory
 
 
-def pretrain(directory, run, say=lambda line: None, resume=False):
+def pretrain(directory, run, copy=None, resume=False, start=None):
     corpus = directory / "corpus.txt"
     corpus.write_text("\n\n".join(DOCUMENTS), encoding="utf-8")
     config = micro_config()
     config.network.dropout, config.training.steps, config.training.evaluate_steps = 0.1, 60, 20
+    if start:
+        config = adopt(config, Run(start).config)
+        config.start, config.training.steps, config.training.evaluate_steps = str(start), 9, 3
+
+    def say(line):
+        # Evaluating for the first time: the state is that of the step before.
+        if copy and line.startswith("  mlm_loss") and not copy.exists():
+            shutil.copytree(run, copy)
+
     assert pretrain_run(config, run, [corpus], [corpus], resume=resume, save_seconds=0.0, say=say) == 0
 
 
@@ -197,11 +200,17 @@ def test_training_learns_and_its_metrics_are_those_of_the_evaluation(trained, ta
     )
 
 
-def test_resuming_is_exact(trained):
-    run, copy = Run(trained / "run"), Run(trained / "copy")
+@pytest.mark.parametrize(("name", "start", "step"), [("", None, 19), ("further-", "run", 2)])
+def test_resuming_is_exact(trained, name, start, step):
+    run, copy, start = trained / f"{name}run", trained / f"{name}copy", start and trained / start
+    if start:
+        pretrain(trained, run, copy, start=start)
+        taken, given = (read_weights(path)[1] for path in (run / FIRST_WEIGHTS, Run(start).best_weights))
+        assert taken.keys() == given.keys() and all((taken[key] == given[key]).all() for key in given)
+    run, copy = Run(run), Run(copy)
     with np.load(copy.state) as state:
-        assert json.loads(str(state["facts"]))["step"] == 19
-    pretrain(trained, copy.path, resume=True)
+        assert json.loads(str(state["facts"]))["step"] == step
+    pretrain(trained, copy.path, resume=True, start=start)
     with np.load(run.state) as one, np.load(copy.state) as two:
         assert len(one.files) > 20
         assert all((one[name] == two[name]).all() for name in one.files if name != "facts")

@@ -37,6 +37,8 @@ class TransformerMaskedLanguageModel(OnEncoder):
     Reference: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
     """
 
+    heads = ("judge",)
+
     def __init__(self, vocabulary_size, config: ModelConfig, next_sentence=True, dtype=None, **kwargs):
         super().__init__(dtype=dtype, **kwargs)
         self.vocabulary_size, self.config, self.next_sentence = vocabulary_size, config, next_sentence

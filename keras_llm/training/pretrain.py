@@ -11,6 +11,7 @@ from keras_llm import files
 from keras_llm.config import Config, to_json
 from keras_llm.errors import UserError
 from keras_llm.run import Run, save_weights
+from keras_llm.training.start import open_start
 from keras_llm.training.train import check_run_dir, create_run, require_one_batch, train_model
 
 # Text that a tokenizer is trained on, in characters, taken from all parts of the corpus: more costs memory and time.
@@ -48,13 +49,14 @@ def pretrain_run(
     from keras_llm.data.prepared import fingerprint
     from keras_llm.training.tokenizing import prepare_documents
 
-    if config.kind == "masked_lm" and config.text.tokenizer == "byte_pair":
+    if config.kind == "masked_lm" and config.text.tokenizer == "byte_pair" and not config.start:
         raise UserError(
             "Masked language modelling needs a mask token, which byte pairs have that come with a checkpoint, but not those "
             "learned here. Received: tokenizer=byte_pair. Use wordpiece."
         )
     run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data))
     check_run_dir(run_dir, config, data_hash, resume)
+    start = open_start(config.start) if config.start and not resume else None
     say("Config:\n" + to_json(config).rstrip())
     say(f"Reading {', '.join(map(str, data))}")
     corpus = Corpus(data, config.corpus)
@@ -94,6 +96,7 @@ def pretrain_run(
             prepare,
             data_hash,
             say,
+            start,
             documents=documents.amount.documents,
         )
     sample = [{"text": text} for text in up_to(itertools.islice(documents, SAMPLE), SAMPLE_CHARACTERS)]

@@ -1,4 +1,5 @@
-"""Where fine-tuning starts: tokenizer, shape and weights of a run, or of a checkpoint in Hugging Face's form."""
+"""Where a training starts that is not from scratch: tokenizer, shape and weights of a run, or of a checkpoint in Hugging Face's
+form."""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ from keras_llm.errors import UserError
 
 # What is chosen anew; all else in the network's shape belongs to the weights.
 CHOSEN = ("dropout", "recurrent_dropout", "token_dropout", "vectors", "freeze_embeddings", "pooling")
+
+PRETRAINED = ("causal_lm", "masked_lm", "span_corruption")  # kinds that learn from documents
+ROW = 1024  # tokens; Llamas and Qwens read far more at once than rows of a training usually have
 
 ENCODING = ("masked_lm", "embedding", "classification", "tagging")  # kinds whose Transformers are encoders
 
@@ -62,16 +66,7 @@ def open_start(path: str | Path) -> Start:
         tokenizer = task.tokenizer
         return Start(str(path), task.config, lambda: tokenizer, arrays)
     config, run = started(path), Run(path)
-    arrays = read_weights(run.best_weights)[1]
-    if config.kind == "span_corruption":  # its sentinels are ids above the tokenizer's, which no other kind has
-        embeddings = arrays["embedding/embeddings"]
-        arrays["embedding/embeddings"] = embeddings[:-SENTINELS]
-        if "head/kernel" in arrays:  # as `Linear` keeps it, here and there
-            size, width = embeddings.shape
-            rows = arrays["head/kernel"] if width > size else arrays["head/kernel"].T
-            rows = rows[:-SENTINELS]
-            arrays["head/kernel"] = rows if width > len(rows) else rows.T
-    return Start(str(path), config, run.tokenizer, arrays)
+    return Start(str(path), config, run.tokenizer, read_weights(run.best_weights)[1])
 
 
 def architecture(kind: str, start: Config) -> str:
@@ -118,7 +113,19 @@ def refuse_changes(config: Config, start: Config) -> None:
 
 
 def go_on(config: Config, start: Config) -> Config:
-    """What a sentence encoder that is trained on keeps where the user says nothing else: pooling, and its longest text."""
+    """What a model that learns more of the same keeps where the user says nothing else: a sentence encoder its pooling and its
+    longest text; a pretrained model how texts are hidden from it, how its prompts begin and how long its texts are."""
+    if config.kind == start.kind and config.kind in PRETRAINED:
+        context = start.network.context_length
+        if start.network.positions != "learned":  # nothing is lost: there are no vectors for what is cut off
+            context = min(context, ROW)
+        return dataclasses.replace(
+            config,
+            text=start.text,
+            network=dataclasses.replace(config.network, context_length=context),
+            lengths=start.lengths,
+            masking=start.masking,
+        )
     if not config.kind == start.kind == "embedding":
         return config
     return dataclasses.replace(
@@ -145,6 +152,8 @@ def start_weights(task, start: Start) -> list[str]:
     """
     from keras_llm.run import named_weights
 
+    if start.config.kind == "span_corruption" != task.kind:
+        start = _without_sentinels(start)
     heads, same = getattr(task.model, "heads", ()), _scored(task.config) == _scored(start.config)
     named, fresh = named_weights(task.model), []
     for name, weight in named.items():
@@ -168,6 +177,19 @@ def start_weights(task, start: Start) -> list[str]:
     taken = sum(math.prod(weight.shape) for name, weight in named.items() if name not in fresh)
     lines = [f"{len(named) - len(fresh)} of {len(named)} weights from {start.name}: {taken:,} parameters"]
     return lines + ([f"new: {', '.join(fresh)}"] if fresh else [])
+
+
+def _without_sentinels(start: Start) -> Start:
+    """A start of kind span_corruption without the ids above its tokenizer's, which no other kind has."""
+    arrays = dict(start.arrays)
+    embeddings = arrays["embedding/embeddings"]
+    arrays["embedding/embeddings"] = embeddings[:-SENTINELS]
+    if "head/kernel" in arrays:  # as `Linear` keeps it, here and there
+        size, width = embeddings.shape
+        rows = arrays["head/kernel"] if width > size else arrays["head/kernel"].T
+        rows = rows[:-SENTINELS]
+        arrays["head/kernel"] = rows if width > len(rows) else rows.T
+    return dataclasses.replace(start, arrays=arrays)
 
 
 def _scored(config: Config) -> tuple:

@@ -12,7 +12,7 @@ from keras_llm.errors import UserError
 from keras_llm.run import Run, load_weights, save_weights, write_manifest
 from keras_llm.training.start import open_start, start_weights
 
-FIRST_WEIGHTS = "first.weights.h5"  # of a fine-tuned model, before its first step
+FIRST_WEIGHTS = "first.weights.h5"  # of a model that started from another, before its first step
 
 
 def train_run(
@@ -131,15 +131,16 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, start=None, **fa
     import keras
 
     from keras_llm.tasks import make_task
-    from keras_llm.text import TOKENIZERS
+    from keras_llm.text import TOKENIZERS, load_tokenizer
     from keras_llm.training.embedding import check_vectors
 
     check_vectors(config)
     with files.creating(run_dir) as directory:
         # First of all: seeding clears TensorFlow's kernel cache, and with it the resource of a SentencePiece tokenizer.
         keras.utils.set_random_seed(config.training.seed)
-        if start:
-            tokenizer = start.tokenizer()
+        if start:  # whose tokenizer may have been opened before
+            start.tokenizer().save(directory / "tokenizer")
+            tokenizer = load_tokenizer(directory / "tokenizer")
         else:
             say(f"Training a {config.text.tokenizer} tokenizer")
             tokenizer = TOKENIZERS[config.text.tokenizer].train(
