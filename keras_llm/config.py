@@ -277,7 +277,8 @@ class WritingConfig:
     beams_while_training: bool = False
     """Evaluate with beams while training, too; otherwise greedily, which takes a fraction of the time."""
     max_judged: int = 0
-    """Texts are written and compared for so many examples, spread over the data, the loss is of all; 0: for all."""
+    """While training, texts are written and compared for so many examples, spread over the data, the loss is of all; 0: for all.
+    evaluate.py always takes all."""
 
 
 @dataclasses.dataclass

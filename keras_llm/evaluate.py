@@ -38,6 +38,7 @@ def evaluate_run(
     task = load(run_dir, weights)
     if predictions and isinstance(task, DocumentTask):
         raise UserError(f"--predictions belong to labelled data. Received: a {task.kind} run. Leave it out.")
+    task.config.writing.max_judged = 0  # the rest is left out while training alone
     records, report = task.read(data)
     for line in report.lines():
         say(line)

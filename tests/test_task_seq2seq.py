@@ -1,6 +1,7 @@
 """One text for another, from files to strings: training, evaluation by beams, export in another process, bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -163,6 +164,10 @@ def test_an_export_answers_in_another_process(run, tmp_path, monkeypatch):
 
 def test_what_evaluate_writes(run, files, tmp_path):
     output, predictions, said = tmp_path / "metrics.json", tmp_path / "texts.json", []
+    run = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["writing"]["max_judged"] = 2  # for training: here all are judged
+    (run / "config.json").write_text(json.dumps(config))
     evaluate_run(run, [files[1]], output, predictions, say=said.append)
     written = json.loads(predictions.read_text())
     targets = [[target, f"{target}！"] for _, target in PAIRS]
