@@ -82,7 +82,7 @@ def compare_runs(
         The rungs, the best last.
 
     Raises:
-        UserError: a run is no language model, or two have one name.
+        UserError: there is no run, one is no language model, or two have one name.
 
     Example:
 
@@ -93,6 +93,8 @@ def compare_runs(
     from keras_llm.training.tensorboard import TensorBoard
 
     paths, output = [Path(run) for run in runs], Path(output)
+    if not paths:
+        raise UserError("At least one run is compared. Received: none. Name the directories of runs.")
     if len({path.name for path in paths}) < len(paths):
         raise UserError(
             "Runs are told apart by the names of their directories. Received: one name twice. Leave one out."

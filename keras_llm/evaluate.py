@@ -34,7 +34,12 @@ def evaluate_run(
 
     Returns:
         What `output` gets.
+
+    Raises:
+        UserError: `output` and `predictions` are one file, or the model has no predictions; see also `load` and the readers.
     """
+    if output and predictions and Path(output).resolve() == Path(predictions).resolve():
+        raise UserError(f"--output and --predictions are two files. Received: {output} for both. Name another one.")
     task = load(run_dir, weights)
     if predictions and isinstance(task, DocumentTask):
         raise UserError(f"--predictions belong to labelled data. Received: a {task.kind} run. Leave it out.")

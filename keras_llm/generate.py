@@ -56,13 +56,19 @@ def generate(
         {"prompt", "text", "score", "seed"}, a prompt's texts one after the other; `score` is the geometric mean of the
         probabilities of the tokens.
 
+    Raises:
+        UserError: no samples, an empty stop string, or settings that the signature has not.
+
     Example:
 
     >>> next(generate(load_writer("runs/gpt"), ["床前明月"], {"temperature": 0.7}))["text"]
     '光'
     """
-    from keras_llm.generation.stream import first_stop
+    from keras_llm.generation.stream import first_stop, stop_strings
 
+    if samples < 1:
+        raise UserError(f"The number of samples must be at least 1. Received: {samples}.")
+    stop = stop_strings(stop)
     settings = dict(settings or {})
     name = "beam" if "length_penalty" in settings else "sample"
     way = task.signatures[name]

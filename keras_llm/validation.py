@@ -61,6 +61,11 @@ def validate(config: Config) -> Config:
                 f"{name} keeps weights as they were trained before, and from scratch they are random. "
                 f"Received: {name}={getattr(training, name)} without a start. Name one with --from, or leave it out."
             )
+    if training.lora_rank and not config.model.startswith("transformer"):
+        raise UserError(
+            "lora_rank adds to the blocks of Transformers. "
+            f"Received: lora_rank={training.lora_rank} for model {config.model}. Leave it out."
+        )
     if not 0 <= training.seed < 2**32:
         raise UserError(f"seed must be at least 0 and below 2^32. Received: {training.seed}.")
     if not 0 < training.layer_decay <= 1:

@@ -16,6 +16,7 @@ import _path  # noqa: F401
 from keras_llm.command_line import parse, run_script
 from keras_llm.data.bundled import bundled
 from keras_llm.errors import UserError
+from keras_llm.export import NAMES
 
 SCRIPTS = Path(__file__).resolve().parent
 # name -> (kind, architecture)
@@ -25,19 +26,36 @@ MODELS = {"reader": ("reading", "lstm"), "memory": ("closed_book", "lstm")}
 @dataclasses.dataclass
 class Arguments:
     runs: Path = Path("runs/demo")
-    """Directory for the runs; an earlier demo's are replaced."""
+    """Directory for the runs; an earlier demo's are replaced, and nothing else may be in it."""
     exported: Path = Path("exported/demo")
-    """Directory for the exported models; an earlier demo's are replaced."""
+    """Directory for the exported models; an earlier demo's are replaced, and nothing else may be in it."""
 
 
 def main():
     arguments = parse(Arguments, __doc__)
     start = time.perf_counter()
-    for directory in (arguments.runs, arguments.exported):
-        shutil.rmtree(directory, ignore_errors=True)
+    remove_earlier(arguments.runs, arguments.exported)
     rows = [train_and_export(name, *MODELS[name], arguments) for name in MODELS]
     answers = serve_and_ask(arguments.exported)
     report(rows, answers, arguments, time.perf_counter() - start)
+
+
+def remove_earlier(runs, exported):
+    """Removes an earlier demo's runs and exports; what export writes beside these is written anew."""
+    try:
+        for directory, beside in ((runs, ()), (exported, NAMES)):
+            names = [path.name for path in directory.iterdir()] if directory.exists() else []
+            others = sorted(name for name in names if name not in (*MODELS, *beside) and not name.startswith("."))
+            if others:
+                raise UserError(
+                    f"The demo replaces {' and '.join(MODELS)} in directories that hold nothing else. "
+                    f"Received: {directory} with {', '.join(others[:5])}. Name a directory of its own."
+                )
+        for path in (directory / name for directory in (runs, exported) for name in MODELS):
+            if path.exists():
+                shutil.rmtree(path)
+    except OSError as error:
+        raise UserError(f"{error.filename} could not be removed ({error.strerror}). Name another directory.") from None
 
 
 def train_and_export(name, kind, model, arguments):

@@ -48,6 +48,8 @@ def main():
         "max_answer_length": arguments.max_answer_length,
     }
     if arguments.keras_hub:
+        if arguments.lite not in (None, "none"):
+            raise UserError("--lite is for runs. Received: it with --keras-hub. Leave it out.")
         lines = export_hub(source, directory, data, server, **wanted)
     elif any(value is not None for value in wanted.values()):
         raise UserError(

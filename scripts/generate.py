@@ -65,10 +65,11 @@ def main():
     if arguments.prompts_file:
         if prompts:
             raise UserError("Prompts are given as words or as --prompts-file. Received: both. Leave one of them out.")
-        prompts = tuple(read_text(arguments.prompts_file, "--prompts-file").splitlines())
+        # Not `splitlines`, which also cuts at form feeds and at line ends that only Unicode knows.
+        prompts = tuple(read_text(arguments.prompts_file, "--prompts-file").removesuffix("\n").split("\n"))
     prompts = prompts or ("",)
     settings = settings_of(arguments)
-    if arguments.stream and (arguments.beams or len(prompts) > 1 or arguments.samples or arguments.json):
+    if arguments.stream and (arguments.beams or len(prompts) > 1 or arguments.samples is not None or arguments.json):
         raise UserError(
             "--stream prints one text as it is drawn. Received: with --beams, --samples, --json or several prompts. "
             "Leave one of them out."
@@ -84,7 +85,7 @@ def main():
             print(piece, end="", flush=True)
         print()
         return
-    found = generate(task, prompts, settings, arguments.stop, arguments.samples or 1)
+    found = generate(task, prompts, settings, arguments.stop, 1 if arguments.samples is None else arguments.samples)
     for i, text in enumerate(found):
         if arguments.json:
             print(json.dumps(text, ensure_ascii=False))
@@ -104,7 +105,7 @@ def settings_of(arguments) -> dict:
         if arguments.length_penalty is not None:
             raise UserError("--length-penalty compares beams. Received: no --beams. Add it.")
         return {**given, **rules}
-    drawn = [*given, *(["samples"] if arguments.samples else [])]
+    drawn = [*given, *(["samples"] if arguments.samples is not None else [])]
     if drawn:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in drawn)
         raise UserError(

@@ -35,6 +35,8 @@ def main():
     arguments = parse(Arguments, __doc__)
     if (arguments.predictions is None) == (arguments.lead is None):
         raise UserError("What is scored is given by --predictions or by --lead. Received: neither or both. Give one.")
+    if arguments.lead is not None and arguments.lead < 1:
+        raise UserError(f"--lead must be at least 1. Received: {arguments.lead}.")
     from keras_llm import files
     from keras_llm.data.parallel_text import read_parallel
     from keras_llm.metrics.text import evaluate_texts, lead

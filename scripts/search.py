@@ -11,6 +11,7 @@ import _path  # noqa: F401
 import tyro
 
 from keras_llm.command_line import parse, run_script
+from keras_llm.errors import UserError
 
 
 @dataclasses.dataclass
@@ -40,8 +41,7 @@ def main():
         arguments.cache,
         say=lambda line: print(line, file=sys.stderr),
     )
-    queries = arguments.queries or (line.rstrip("\n") for line in sys.stdin if line.strip())
-    for query in queries:
+    for query in arguments.queries or lines_of(sys.stdin.buffer):
         (found,) = lines.search([query], arguments.top)
         if arguments.json:
             names = ("line", "score", "text")
@@ -51,6 +51,20 @@ def main():
         print(query)
         for number, score, text in found:
             print(f"  {score:.3f}  {arguments.corpus.name}:{number}  {text}", flush=True)
+
+
+def lines_of(file):
+    """The lines of a binary file that are not empty, as text; whatever the locale, it is UTF-8."""
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"The standard input must be UTF-8. Received: line {number} with byte 0x{line[error.start]:02x} at position "
+                f"{error.start}. Convert it."
+            ) from None
+        if text.strip():
+            yield text
 
 
 if __name__ == "__main__":

@@ -329,6 +329,21 @@ def test_what_a_table_cannot_hold_is_refused(tmp_path):
         assert read(tmp_path / name)[0]["text"] == 'a\t"b"\n，c\rd'
 
 
+@pytest.mark.parametrize(
+    ("data", "output"),
+    [
+        ('{"text": "一行\\n二行", "label": "x"}\n', "more.tsv"),
+        ('{"text": "a", "pair": "b\\tc", "label": "x"}\n', "more.tsv.gz"),
+        ('{"text": "a", "label": "x|y"}\n', "more.csv"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_refused_before_the_work(tmp_path, monkeypatch, data, output):
+    monkeypatch.setattr("keras_llm.augmentation.make_method", lambda *_, **__: pytest.fail("the work has begun"))
+    (tmp_path / "train.jsonl").write_text(data, encoding="utf-8")
+    with pytest.raises(UserError, match="A table has no place for .* Write .jsonl"):
+        augment_files([tmp_path / "train.jsonl"], tmp_path / output, "swap", say=lambda line: None)
+
+
 def test_the_script_tells_mistakes_in_a_line(tmp_path):
     data = tmp_path / "train.tsv"
     data.write_text(SINGLE, encoding="utf-8")

@@ -70,4 +70,6 @@ def test_what_cannot_be_compared_is_refused(ladder):
         compare_runs([runs[0], runs[0]], [directory / "test.txt"], directory / "other")
     with pytest.raises(UserError, match="no run directory"):
         compare_runs([directory / "nothing"], [directory / "test.txt"], directory / "other")
+    with pytest.raises(UserError, match="At least one run is compared. Received: none"):
+        compare_runs([], [directory / "test.txt"], directory / "other")
     assert not (directory / "other").exists()

@@ -160,14 +160,24 @@ def test_an_adapted_product_is_the_merged_one(sizes):
     np.testing.assert_allclose(array(linear(x)), x @ kernel, atol=1e-5)
 
 
-def test_low_rank_additions_need_blocks(prepared, tmp_path):
-    task = micro_task(lora_rank=2)
-    config = make_config("classification", "lstm", "tiny")
-    config.labels = LabelConfig(labels=["a", "b"])
-    lstm = make_task(validate(config), vocabulary_size=30)
-    lstm.config.training = task.config.training
-    with pytest.raises(UserError, match="lora_rank is for Transformers"):
-        Trainer(lstm, prepared, tmp_path / "state.npz")
+@pytest.mark.parametrize("kind", ["classification", "embedding", "seq2seq"])
+def test_low_rank_additions_need_blocks(kind):
+    config = make_config(kind, "lstm", "tiny")
+    config.start, config.training.lora_rank = "runs/pretrained", 4
+    with pytest.raises(UserError, match="blocks of Transformers. Received: lora_rank=4 for model lstm. Leave it out"):
+        validate(config)
+
+
+def test_a_training_that_its_time_ended_goes_on_to_the_end_unless_its_state_is_damaged(prepared, tmp_path):
+    def sitting(budget):
+        progress = Trainer(micro_task(), prepared, tmp_path / "state.npz", time_budget=budget).train()
+        return progress.step, progress.stopped
+
+    assert [sitting(0.0), sitting(None), sitting(None)] == [(1, "time"), (4, "finished"), (4, "finished")]
+    whole = (tmp_path / "state.npz").read_bytes()
+    (tmp_path / "state.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"state\.npz is damaged"):
+        sitting(None)
 
 
 def test_accumulated_batches_make_one_update(prepared, tmp_path):
@@ -230,7 +240,16 @@ def test_several_seeds_are_several_runs_with_mean_and_deviation(tmp_path):
     said = []
     with pytest.raises(UserError, match="seeds must be at least 2"):
         train_seeds(config, tmp_path / "runs", 1, [data])
-    assert train_seeds(config, tmp_path / "runs", 2, [data], [data], say=said.append) == 0
+    with pytest.raises(UserError, match="runs that were begun. Received: .*mistyped: no such directory"):
+        train_seeds(config, tmp_path / "mistyped", 2, [data], [data], resume=True)
+    assert not (tmp_path / "mistyped").exists()
+
+    def train(**settings):
+        said.clear()
+        return train_seeds(config, tmp_path / "runs", 2, [data], [data], say=said.append, **settings)
+
+    assert train(time_budget=0.0) == 0 and sum("ended (time) after 1 steps" in line for line in said) == 2
+    assert train(resume=True) == 0 and sum("ended (finished) after 2 steps" in line for line in said) == 2
     summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     each = [json.loads((tmp_path / "runs" / f"seed-{i}" / "metrics.json").read_text())["evaluation"] for i in (0, 1)]
     assert summary["seeds"] == [0, 1]
@@ -239,6 +258,6 @@ def test_several_seeds_are_several_runs_with_mean_and_deviation(tmp_path):
     assert summary["mean"]["loss"] == pytest.approx(np.mean(losses))
     assert summary["deviation"]["loss"] == pytest.approx(np.std(losses, ddof=1))
     assert f"loss: {np.mean(losses):.4g} ± {np.std(losses, ddof=1):.2g}" in said
-    said.clear()  # what is finished is not trained again
-    assert train_seeds(config, tmp_path / "runs", 2, [data], [data], resume=True, say=said.append) == 0
-    assert not any(line.startswith("Training ended") for line in said)
+    config.training.steps = 3  # runs that are finished must be of the same training, too
+    with pytest.raises(UserError, match="training.steps: 2 → 3"):
+        train(resume=True)

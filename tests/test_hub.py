@@ -258,6 +258,11 @@ def test_a_head_of_random_numbers_is_refused(tmp_path):
             open_preset(tmp_path, kind)
 
 
+def test_tflite_files_of_a_preset_are_refused(tmp_path):
+    done = run_script("export", "--keras-hub", tmp_path, tmp_path / "x", "--lite", "float32")
+    assert done.returncode == 2 and "--lite is for runs. Received: it with --keras-hub" in done.stderr
+
+
 def test_a_folder_that_is_no_preset(tmp_path):
     with pytest.raises(UserError, match="A preset is a directory"):
         open_preset(tmp_path / "missing")

@@ -161,6 +161,7 @@ def test_score_text_scores_a_file_and_the_lead(tmp_path):
         ((), "--predictions or by --lead"),
         (("--predictions", str(texts)), "without 1 of 2, the first is 'dev:2'"),
         (("--predictions", str(data)), "must be JSON"),
+        (("--lead=0",), "--lead must be at least 1. Received: 0"),
     ):
         refused = score(*arguments)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr

@@ -317,6 +317,9 @@ def test_fingerprint_of_files(tmp_path):
     assert fingerprint(tmp_path) != before
     (tmp_path / "b.txt").write_text("one")
     assert fingerprint(tmp_path) == before
+    (tmp_path / ".DS_Store").write_text("not read")
+    (tmp_path / "picture.png").write_text("nor this")
+    assert fingerprint(tmp_path) == before
     (tmp_path / "b.txt").rename(tmp_path / "c.txt")
     assert fingerprint(tmp_path) != before
     with pytest.raises(UserError, match="No such file"):

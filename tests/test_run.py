@@ -2,10 +2,12 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from programs import run as run_script
@@ -107,6 +109,10 @@ def test_evaluate_writes_metrics_and_predictions(run, tmp_path):
     assert len(written["data_hash"]) == 64 and written["config"]["kind"] == "closed_book"
     assert set(json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))) == {"pairs:1", "pairs:2"}
     assert any("cmrc_f1" in line for line in said)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="--output and --predictions are two files"):
+        evaluate_run(run, [data], tmp_path / "new.json", tmp_path / "link" / "new.json")
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_ask_script(run):
@@ -136,6 +142,32 @@ def test_help_and_refusals_load_no_framework(script):
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout.strip().endswith(expected), done.stdout + done.stderr
+
+
+def test_the_demo_removes_nothing_but_an_earlier_demo_s(tmp_path):
+    runs, exported = tmp_path / "运行", tmp_path / "exported"
+    for file in (runs / "reader" / "x", runs / "memory" / "x", exported / "reader" / "1" / "x", exported / "README.md"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    for other in (runs / "mine" / "x", runs / "notes.txt", exported / "mine" / "1" / "x"):
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text("")
+        before = sorted(tmp_path.rglob("*"))
+        done = run_script("demo", "--runs", runs, "--exported", exported)
+        assert done.returncode == 2 and "hold nothing else. Received: " in done.stderr, done.stdout
+        assert sorted(tmp_path.rglob("*")) == before
+        other.unlink()
+        for left in (other.parent, other.parent.parent):
+            if not any(left.iterdir()):
+                left.rmdir()
+    with mock.patch.object(sys, "path", [str(ROOT / "scripts"), *sys.path]):
+        remove = runpy.run_path(str(ROOT / "scripts" / "demo.py"))["remove_earlier"]
+    remove(runs, exported)
+    remove(runs, tmp_path / "new")
+    assert sorted(tmp_path.rglob("*")) == sorted([runs, exported, exported / "README.md"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file could not be removed"):
+        remove(tmp_path / "file", exported)
 
 
 @pytest.mark.parametrize("breaks", [False, True])

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from programs import run as run_script
 
+from keras_llm.data.corpus import is_for_evaluation
 from keras_llm.errors import UserError
 from keras_llm.export import gates
 from keras_llm.export.export import export_run
@@ -182,6 +183,16 @@ def test_killed_and_resumed_training_equals_the_uninterrupted_one(corpus, tmp_pa
     assert all((first[name] == second[name]).all() for name in first)
 
 
+def test_prompts_of_a_file_are_its_lines(corpus, tmp_path):
+    pretrain_run(micro("ngram"), tmp_path / "run", [corpus], say=lambda line: None)
+    prompts = ["the\u2028cat", "", "花\x85落\x0c知"]
+    (tmp_path / "prompts.txt").write_bytes("\r\n".join([*prompts, ""]).encode())
+    done = run_script("generate", tmp_path / "run", "--prompts-file", tmp_path / "prompts.txt", "--json")
+    assert [json.loads(line)["prompt"] for line in done.stdout.split("\n")[:-1]] == prompts, done.stderr
+    done = run_script("generate", tmp_path / "run", "the", "--samples", "0")
+    assert done.returncode == 2 and done.stdout == "" and "samples must be at least 1. Received: 0" in done.stderr
+
+
 def test_an_unknown_word_costs_its_bytes(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("the cat sat\nthe dog sat\n" * 20)
@@ -241,6 +252,42 @@ class TestRefused:
             pretrain_run(micro("transformer"), tmp_path / "run", [path], say=lambda line: None)
         assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".writing*"))
 
+    def test_a_corpus_that_is_all_for_evaluation(self, tmp_path):
+        path = tmp_path / "one.txt"
+        path.write_text(next(text for i in range(999) if is_for_evaluation(text := f"第{i} text", 0.1)))
+        config = micro("ngram")
+        config.corpus.document, config.corpus.eval_share = "file", 0.1
+        with pytest.raises(UserError, match="Received: none for train, of 1 documents with eval_share=0.1"):
+            pretrain_run(config, tmp_path / "run", [path], say=lambda line: None)
+        assert [path.name for path in tmp_path.iterdir()] == ["one.txt"]
+
+    def test_a_run_among_its_texts(self, tmp_path):
+        (tmp_path / "texts").mkdir()
+        for data in ({"data": [tmp_path]}, {"data": [tmp_path / "texts"], "eval_data": [tmp_path]}):
+            with pytest.raises(UserError, match="must not lie in a directory that it reads. Received: .*run in "):
+                pretrain_run(micro("ngram"), tmp_path / "texts" / ".." / "run", **data)
+
+    def test_evaluation_data_where_there_was_none(self, corpus, tmp_path):
+        config, said = micro("ngram"), []
+        pretrain_run(config, tmp_path / "run", [corpus], say=said.append)
+        with pytest.raises(UserError, match="as it began, without evaluation data"):
+            pretrain_run(config, tmp_path / "run", [corpus], [corpus], resume=True)
+        config.corpus.eval_share = 0.5
+        pretrain_run(config, tmp_path / "shared", [corpus], say=said.append)
+        pretrain_run(config, tmp_path / "shared", [corpus], [corpus], resume=True, say=said.append)
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            ({"samples": 0}, "samples must be at least 1. Received: 0"),
+            ({"samples": -1}, "samples must be at least 1. Received: -1"),
+            ({"stop": ["\n", ""]}, "A stop string must have at least one character"),
+        ],
+    )
+    def test_no_samples_and_empty_stops(self, flags, message):
+        with pytest.raises(UserError, match=message):
+            next(generate(None, ["花"], **flags))
+
     def test_more_tokens_than_learned_positions(self):
         config = micro("transformer")
         config.network.positions, config.lengths.max_answer_length = "learned", 16
@@ -253,7 +300,9 @@ class TestRefused:
             (["--beams", "2", "--temperature", "0.5"], "--temperature"),
             (["--beams", "2", "--samples", "2"], "--samples"),
             (["--length-penalty", "2"], "no --beams"),
+            (["--beams", "2", "--samples", "0"], "--samples"),
             (["--stream", "--samples", "2"], "--stream"),
+            (["--stream", "--samples", "0"], "--stream"),
         ],
     )
     def test_flags_that_exclude_each_other(self, flags, message, tmp_path):

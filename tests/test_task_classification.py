@@ -169,6 +169,26 @@ def test_upper_levels_are_scored_by_the_sum_of_their_labels():
     assert found["accuracy_1"] == pytest.approx(2 / 3)
 
 
+def test_upper_levels_of_several_labels_are_chosen_with_any_below_them():
+    records = [
+        {"text": "a", "labels": ["球/足球", "财经"]},
+        {"text": "b", "labels": ["球/篮球"]},
+        {"text": "c", "labels": []},
+    ]
+    task, _ = untrained(records=records, separator="/", multi_label=True)
+    assert task.config.labels.labels == ["球/篮球", "球/足球", "财经"]
+    truth = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
+    probabilities = np.array([[0.9, 0.1, 0.2], [0.1, 0.2, 0.6], [0.1, 0.3, 0.3]], "float32")
+    task.judged = lambda records: (truth, probabilities)
+    found = task.evaluate(records)
+    assert found["micro_f1"] == 0.0
+    # One of three true labels of the first level, of two chosen ones; 球 has an F1 of 2/3, 财经 of 0.
+    assert found["micro_f1_1"] == pytest.approx(2 / 5)
+    assert found["macro_f1_1"] == pytest.approx(1 / 3)
+    task.settings["threshold"] = 0.2
+    assert task.evaluate(records)["micro_f1_1"] == pytest.approx(2 * 3 / (3 + 6))
+
+
 def test_rare_labels_count_more_when_balanced(tmp_path):
     assert balanced(np.array([0, 0, 0, 1]), 2).tolist() == pytest.approx([4 / 6, 2.0])
     records = [{"text": text, "labels": [label]} for text, label in [*TEXTS[:4], *TEXTS[:3], TEXTS[4]]]

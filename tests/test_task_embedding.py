@@ -1,6 +1,7 @@
 """Sentence embedding: pooling and loss as NumPy has them, training in two languages, metrics, search, export."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from keras_llm.export.saved_model import save
 from keras_llm.metrics.retrieval import cosines, retrieval_metrics, spearman
 from keras_llm.models.sentence_encoder import SentenceEncoder
 from keras_llm.presets import make_config
+from keras_llm.run import save_weights, write_manifest
 from keras_llm.similarity import Lines
 from keras_llm.tasks import make_task
 from keras_llm.tasks.base import encode
 from keras_llm.text.wordpiece import WordPieceTokenizer
+from keras_llm.training.start import adopt
 from keras_llm.training.train import train_run
 from keras_llm.validation import validate
 
@@ -225,7 +228,7 @@ def test_the_saved_model_answers_as_python_does_in_a_clean_process(run, tmp_path
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), task.vectors(texts), atol=1e-5)
 
 
-def test_search_from_the_library_and_the_command_line(run, tmp_path):
+def test_search_from_the_library_and_the_command_line(run, tmp_path, monkeypatch):
     corpus = tmp_path / "answers.txt"
     corpus.write_text("\n\n".join(pair for _, pair in PAIRS) + "\n", encoding="utf-8")
     task = keras_llm.load(run)
@@ -248,9 +251,30 @@ def test_search_from_the_library_and_the_command_line(run, tmp_path):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["query"] == query and answer["found"][0]["text"] == PAIRS[9][1] and answer["found"][0]["line"] == 19
+    for locale in ("utf-8", "latin-1"):  # what is typed is UTF-8 in any
+        typed = io.BytesIO("猫吃什么？\r\n\n".encode() + b"a\xff\n")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(typed, locale))
+        done = run_script("search", run, "--corpus", corpus, "--top", 1, "--json")
+        assert json.loads(done.stdout)["query"] == "猫吃什么？"
+        assert done.returncode == 2 and "must be UTF-8. Received: line 3 with byte 0xff at position 1" in done.stderr
 
 
 # what is refused
+
+
+def test_a_training_in_which_nothing_would_learn_leaves_no_run(tmp_path):
+    tokenizer = WordPieceTokenizer.train([text for pair in PAIRS for text in pair], 200)
+    config, start, data = micro_config("lstm"), tmp_path / "start", tmp_path / "train.tsv"
+    start.mkdir()
+    task = make_task(config, tokenizer)
+    write_manifest(start, config, tokenizer)
+    save_weights(task, start / "model.weights.h5", tokenizer.fingerprint)
+    data.write_text("\n".join(["text\tpair", *("\t".join(pair) for pair in PAIRS)]), encoding="utf-8")
+    config = adopt(micro_config("lstm"), config)
+    config.start, config.training.freeze_layers = str(start), 1
+    with pytest.raises(UserError, match="left to learn. Received: freeze_layers=1, all layers"):
+        train_run(validate(config), tmp_path / "run", [data], say=lambda line: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["start", "train.tsv"]
 
 
 def test_bad_input(tmp_path):

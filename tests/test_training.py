@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from programs import run as run_script
 
+from keras_llm.run import Run
+from keras_llm.training.train import check_run_dir
+
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("什么是词元？", "文本的最小单位"),
@@ -103,6 +106,9 @@ def test_reports_scores_and_finishes(data, tmp_path):
     again = train("--data", data, "--eval-data", data, "--epochs", 2, "--run", run, "--resume").stdout
     assert "after 6 steps" in again
     assert json.loads((run / "metrics.json").read_text())["history"] == metrics["history"]
+    # Values of a metric and losses are not compared with each other.
+    done = train("--data", data, "--epochs", 2, "--run", run, "--resume", expect=2)
+    assert "as it began, with evaluation data" in done.stderr and "Received: none. Give --eval-data" in done.stderr
 
 
 def test_early_stop_and_time_budget(data, tmp_path):
@@ -167,6 +173,12 @@ def test_resume_refuses_other_data_and_config(data, tmp_path):
     assert "data it began with" in train("--data", other, "--epochs", 1, "--run", run, "--resume", expect=2).stderr
     done = train("--data", data, "--epochs", 2, "--run", run, "--resume", expect=2)
     assert "training.epochs: 1 → 2" in done.stderr
+    done = train("--data", data, "--eval-data", data, "--epochs", 1, "--run", run, "--resume", expect=2)
+    assert "as it began, without evaluation data" in done.stderr
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest.pop("evaluated") is False
+    (run / "manifest.json").write_text(json.dumps(manifest))  # as earlier versions wrote it
+    check_run_dir(run, Run(run).config, manifest["data"], True, True)
 
 
 def test_unknown_flag_names_the_nearest(tmp_path):

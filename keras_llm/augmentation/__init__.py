@@ -145,7 +145,7 @@ def augment_files(
     from tqdm import tqdm
 
     from keras_llm.data.labelled import read_labelled
-    from keras_llm.data.labelled_writing import check_output, write_labelled
+    from keras_llm.data.labelled_writing import check_output, check_table, write_labelled
 
     fields = fields or FieldConfig()
     if copies < 1:
@@ -161,6 +161,7 @@ def augment_files(
     records, report = read_labelled(paths, Config(fields=fields, labels=LabelConfig(multi_label=True)))
     for line in report.lines():
         say(line)
+    check_table(output, [{**record, "source": record["id"]} for record in records])  # before hours of work
     method = make_method(name, **settings)
     added = []
     interval = 0.5 if sys.stderr.isatty() else 30

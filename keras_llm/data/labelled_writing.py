@@ -39,6 +39,29 @@ def check_output(path: str | Path, fields: FieldConfig) -> None:
         )
 
 
+def check_table(path: str | Path, records: Sequence[dict]) -> None:
+    """Refuses records that a table has no place for; JSON lines have one for all.
+
+    Args:
+        path: says the form.
+        records: as for `write_labelled`.
+
+    Raises:
+        UserError: a label with `|`; in a TSV, tabs or line breaks.
+    """
+    form = suffix_of(Path(path))
+    if form == ".jsonl":
+        return
+    for record in records:
+        labels = record["labels"]
+        cells = [record[name] for name in ("text", "pair", *ORIGIN) if name in record] + ["|".join(labels)]
+        if any("|" in label for label in labels) or (form == ".tsv" and any(re.search(r"[\t\r\n]", c) for c in cells)):
+            raise UserError(
+                f"A table has no place for a label with `|`, a TSV none for a text with tabs or line breaks. Received: {cells} "
+                f"for {path}. Write .jsonl."
+            )
+
+
 def write_labelled(path: str | Path, records: Sequence[dict], fields: FieldConfig) -> None:
     """Writes records, all or nothing. Read again with the same `fields`, they have the same texts and labels.
 
@@ -48,9 +71,10 @@ def write_labelled(path: str | Path, records: Sequence[dict], fields: FieldConfi
         fields: names of columns and keys; empty: text, pair and label.
 
     Raises:
-        UserError: see `check_output`; a text or label has no place in a table; the disk is full.
+        UserError: see `check_output` and `check_table`; the disk is full.
     """
     check_output(path, fields)
+    check_table(path, records)
     path = Path(path)
     names = {"text": fields.text_field or "text", "pair": fields.pair_field or "pair"}
     names = {key: name for key, name in names.items() if key in records[0]}
@@ -78,13 +102,7 @@ def _table(rows, label, path) -> str:
     lines = [list(rows[0])]
     for row in rows:
         labels = row[label] if isinstance(row[label], list) else [row[label]]
-        cells = list((row | {label: "|".join(labels)}).values())
-        if any("|" in one for one in labels) or (not as_csv and any(re.search(r"[\t\r\n]", cell) for cell in cells)):
-            raise UserError(
-                f"A table has no place for a label with `|`, a TSV none for a text with tabs or line breaks. Received: {cells} "
-                f"for {path}. Write .jsonl."
-            )
-        lines.append(cells)
+        lines.append(list((row | {label: "|".join(labels)}).values()))
     if as_csv:
         writer.writerows(lines)
         return out.getvalue()

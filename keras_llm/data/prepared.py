@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_llm.data.text_files import find_files
 from keras_llm.errors import UserError
 
 FORMAT = 1
@@ -184,11 +185,12 @@ def fingerprint(*parts) -> str:
     """SHA-256 of what something was made from.
 
     Args:
-        parts: a `pathlib.Path` counts by its contents (a directory by the names and contents of its files), a dataclass
-            by its fields, and a string, number, list or dict by its value.
+        parts: a `pathlib.Path` counts by its contents (a directory by the names and contents of the files that are read of
+            it, see `keras_llm.data.text_files.find_files`), a dataclass by its fields, and a string, number, list or dict by its
+            value.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or a directory holds no text file.
 
     Example:
 
@@ -198,7 +200,7 @@ def fingerprint(*parts) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            files = sorted(file for file in part.rglob("*") if file.is_file()) if part.is_dir() else [part]
+            files = find_files([part])[0] if part.is_dir() else [part]
             value = {"files": [[file.relative_to(part).as_posix(), _file_digest(file)] for file in files]}
         else:
             value = {"value": dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part}

@@ -22,19 +22,10 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_llm import files
 from keras_llm.errors import UserError
-from keras_llm.export import gates
+from keras_llm.export import NAMES, gates
 from keras_llm.export.saved_model import versions
 
 TEMPLATES = Path(__file__).with_name("templates")
-NAMES = (
-    "models.config",
-    "batching.config",
-    "monitoring.config",
-    "Dockerfile",
-    "docker-compose.yml",
-    "kubernetes.yaml",
-    "README.md",
-)
 WRITTEN = "Written anew at each export by scripts/export.py; take this line away to keep changes of your own."
 # MiB: the server itself, and each model once more while a new version of it is being loaded.
 SERVER_MEMORY, MEMORY_STEP = 1024, 256

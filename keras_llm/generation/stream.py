@@ -63,9 +63,7 @@ class TextPieces:
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: Iterable[str] = ()):
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if "" in self.stop:
-            raise UserError("A stop string must have at least one character. Received: an empty one.")
+        self.stop = stop_strings(stop)
         self.decode = decode
         self.stopped = False
         self._ids: list[int] = []
@@ -121,6 +119,14 @@ def stream_text(ids: Iterable[int], decode: Callable[[list[int]], str], stop: It
     piece = pieces.finish()
     if piece:
         yield piece
+
+
+def stop_strings(stop: str | Iterable[str]) -> tuple[str, ...]:
+    """One stop string, or several, as a tuple; an empty one is refused."""
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in stop:
+        raise UserError("A stop string must have at least one character. Received: an empty one.")
+    return stop
 
 
 def first_stop(text: str, stop: Iterable[str]) -> int | None:

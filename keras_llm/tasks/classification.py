@@ -181,20 +181,27 @@ class Classification(Task):
         return np.array([some[0] for some in chosen]), probabilities
 
     def evaluate(self, records, tune=False):
-        """See `keras_llm.metrics.labels`; with hierarchical labels also `accuracy_1`, `macro_f1_1` … of the upper levels."""
+        """See `keras_llm.metrics.labels`; with hierarchical labels also `accuracy_1` (where a text may have several labels:
+        `micro_f1_1`), `macro_f1_1` … of the upper levels."""
         from keras_llm.metrics.labels import best_threshold, classification_metrics, multi_label_metrics
 
+        several = self.config.labels.multi_label
         truth, probabilities = self.judged(records)
-        if self.config.labels.multi_label:
+        if several:
             if tune:
                 self.settings["threshold"] = best_threshold(truth, probabilities)
-            return multi_label_metrics(truth, probabilities, self.settings["threshold"])
-        found = classification_metrics(truth, probabilities)
+            threshold = self.settings["threshold"]
+            found = multi_label_metrics(truth, probabilities, threshold)
+        else:
+            found = classification_metrics(truth, probabilities)
         for level, (upper, names) in enumerate(self._levels(), 1):
-            sums = np.zeros((len(truth), names), "float64")
-            np.add.at(sums.T, upper, probabilities.T)
-            above = classification_metrics(upper[truth], sums)
-            found |= {f"{name}_{level}": above[name] for name in ("accuracy", "macro_f1")}
+            if several:  # a text has a label there, and is given it, where that is so for any below it
+                raised = (joined(values, upper, names, np.maximum) for values in (truth, probabilities))
+                above = multi_label_metrics(*raised, threshold)
+            else:
+                sums = joined(probabilities.astype("float64"), upper, names, np.add)
+                above = classification_metrics(upper[truth], sums)
+            found |= {f"{name}_{level}": above[name] for name in (self.monitor, "macro_f1")}
         return found
 
     def _levels(self):
@@ -244,6 +251,19 @@ class Classification(Task):
             shown = predicted if isinstance(predicted, str) else ", ".join(predicted)
             rows.append([texts, shown, ", ".join(record["labels"]), f"{answer['score']:.3f}"])
         return ["text", "predicted", "true", "score"], rows
+
+
+def joined(values: np.ndarray, groups: np.ndarray, count: int, how: np.ufunc) -> np.ndarray:
+    """Columns [N, K] that are put together by their groups, [N, count].
+
+    Example:
+
+    >>> joined(np.array([[1.0, 2.0, 4.0]]), np.array([0, 1, 0]), 2, np.add).tolist()
+    [[5.0, 2.0]]
+    """
+    found = np.zeros((len(values), count), values.dtype)
+    how.at(found.T, groups, values.T)
+    return found
 
 
 def balanced(labels: np.ndarray, count: int) -> np.ndarray:

@@ -45,26 +45,24 @@ def prepare_model(model, settings: TrainingConfig, network: ModelConfig) -> None
         network: its shape.
 
     Raises:
-        UserError: low-rank additions for a model without blocks.
+        UserError: nothing is left to learn.
     """
     if settings.lora_rank:
         linears = [layer for layer in model._flatten_layers() if isinstance(layer, Linear)]
-        chosen = [
-            layer for layer in linears if 0 < depth(below_model(layer.kernel.path), network) <= network.num_layers
-        ]
-        if not chosen:
-            raise UserError(
-                f"lora_rank is for Transformers. Received: lora_rank={settings.lora_rank} for a model without blocks. "
-                "Leave it out."
-            )
         for variable in model.trainable_variables:
             variable.trainable = depth(below_model(variable.path), network) > network.num_layers
-        for layer in chosen:
-            layer.adapt(settings.lora_rank)
+        for layer in linears:
+            if 0 < depth(below_model(layer.kernel.path), network) <= network.num_layers:
+                layer.adapt(settings.lora_rank)
     if settings.freeze_layers:
         for variable in model.trainable_variables:
             if depth(below_model(variable.path), network) <= settings.freeze_layers:
                 variable.trainable = False
+    if not model.trainable_variables:
+        raise UserError(
+            "Something must be left to learn. Received: "
+            f"freeze_layers={settings.freeze_layers}, all layers of a model with no weights above them. Give a smaller number."
+        )
 
 
 def rates(model, settings: TrainingConfig, network: ModelConfig) -> dict[str, float]:

@@ -54,8 +54,10 @@ def pretrain_run(
             "Masked language modelling needs a mask token, which byte pairs have that come with a checkpoint, but not those "
             "learned here. Received: tokenizer=byte_pair. Use wordpiece."
         )
-    run_dir, data_hash = Path(run_dir), fingerprint(*map(Path, data))
-    check_run_dir(run_dir, config, data_hash, resume)
+    run_dir = Path(run_dir)
+    refuse_inside(run_dir, (*data, *eval_data))
+    data_hash, evaluated = fingerprint(*map(Path, data)), bool(eval_data or config.corpus.eval_share)
+    check_run_dir(run_dir, config, data_hash, evaluated, resume)
     start = open_start(config.start) if config.start and not resume else None
     say("Config:\n" + to_json(config).rstrip())
     say(f"Reading {', '.join(map(str, data))}")
@@ -88,7 +90,7 @@ def pretrain_run(
         return prepared
 
     if not resume:
-        every = -(-documents.amount.characters // TOKENIZER_CHARACTERS)
+        every = max(-(-documents.amount.characters // TOKENIZER_CHARACTERS), 1)  # all may be for evaluation
         create_run(
             config,
             run_dir,
@@ -97,6 +99,7 @@ def pretrain_run(
             data_hash,
             say,
             start,
+            evaluated=evaluated,
             documents=documents.amount.documents,
         )
     sample = [{"text": text} for text in up_to(itertools.islice(documents, SAMPLE), SAMPLE_CHARACTERS)]
@@ -104,6 +107,15 @@ def pretrain_run(
     if config.model == "ngram":
         return count_ngrams(run, evaluation, sample, say)
     return train_model(run, evaluation, sample, time_budget, save_seconds, say)
+
+
+def refuse_inside(run_dir: Path, data: Sequence[Path]) -> None:
+    """Refuses a run directory in a directory of its data, where the run's own files would be read as text."""
+    for path in map(Path, data):
+        if path.is_dir() and run_dir.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"A run must not lie in a directory that it reads. Received: {run_dir} in {path}. Give another --run."
+            )
 
 
 def up_to(documents, characters: int):

@@ -32,27 +32,29 @@ def train_seeds(
         directory: gets the runs; must not exist, unless `resume`.
         seeds: how many, at least 2.
         data, eval_data, say, others: as for `train_run`.
-        resume: go on where it stopped: finished runs are kept, the one that was begun is continued.
+        resume: go on where it stopped, as `train_run` does: runs that are finished are evaluated again, not trained.
 
     Returns:
         Exit code: 0, or 128 + n when a signal n stopped it.
 
     Raises:
-        UserError: as `train_run`.
+        UserError: as `train_run`; to resume, there is no such directory.
     """
     directory = Path(directory)
     if seeds < 2:
         raise UserError(f"seeds must be at least 2, to compare. Received: {seeds}. Leave it out for one run.")
     refuse_existing(directory, resume)
+    if resume and not directory.is_dir():
+        raise UserError(
+            f"--resume continues runs that were begun. Received: {directory}: no such directory. Check --run."
+        )
     found = {}
     for seed in range(config.training.seed, config.training.seed + seeds):
         run = directory / f"seed-{seed}"
-        if not (resume and run.exists() and Run(run).metrics.exists()):
-            training = dataclasses.replace(config.training, seed=seed)
-            one = dataclasses.replace(config, training=training)
-            code = train_run(one, run, data, eval_data, resume=resume and run.exists(), say=say, **others)
-            if code:
-                return code
+        one = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
+        code = train_run(one, run, data, eval_data, resume=run.exists(), say=say, **others)
+        if code:
+            return code
         metrics = json.loads(Run(run).metrics.read_text(encoding="utf-8"))
         found[seed] = metrics.get("evaluation", metrics["train"])
     summary = summarise(found)

@@ -60,7 +60,7 @@ def train_run(
         say(f"  {line}")
     records = limit(records, max_examples, config.training.seed)
     config = task_class.fitted(config, records)
-    check_run_dir(run_dir, config, data_hash, resume)
+    check_run_dir(run_dir, config, data_hash, bool(eval_data), resume)
     evaluation = []
     if eval_data:
         say(f"Reading {', '.join(map(str, eval_data))}")
@@ -84,6 +84,7 @@ def train_run(
             data_hash,
             say,
             start,
+            evaluated=bool(eval_data),
             examples=len(records),
         )
     sample = records[: len(evaluation) or 1000]
@@ -96,8 +97,9 @@ def refuse_existing(run_dir: Path, resume: bool) -> None:
         raise UserError(f"{run_dir} exists already. Give another --run, or --resume to continue it.")
 
 
-def check_run_dir(run_dir: Path, config: Config, data_hash: str, resume: bool) -> None:
-    """Refuses a directory that exists without `resume`, and with it one that was begun with another config or other data."""
+def check_run_dir(run_dir: Path, config: Config, data_hash: str, evaluated: bool, resume: bool) -> None:
+    """Refuses a directory that exists without `resume`, and with it one that was begun with another config, with other data, or
+    with evaluation data where there is none now, or the other way round."""
     refuse_existing(run_dir, resume)
     if not resume:
         return
@@ -112,6 +114,13 @@ def check_run_dir(run_dir: Path, config: Config, data_hash: str, resume: bool) -
         raise UserError(
             f"--resume continues {run_dir} with the data it began with. Received other files, other contents or another "
             "--max-examples. Give the same data or train a new run."
+        )
+    was_evaluated = run.manifest.get("evaluated", evaluated)  # runs of earlier versions do not say
+    if was_evaluated != evaluated:
+        begun, now, mend = ("with", "none", "Give") if was_evaluated else ("without", "some", "Leave out")
+        raise UserError(
+            f"--resume continues {run_dir} as it began, {begun} evaluation data, which decides what weights are the best. "
+            f"Received: {now}. {mend} --eval-data, or train a new run."
         )
 
 
@@ -133,6 +142,7 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, start=None, **fa
     from keras_llm.tasks import make_task
     from keras_llm.text import TOKENIZERS, load_tokenizer
     from keras_llm.training.embedding import check_vectors
+    from keras_llm.training.fine_tuning import prepare_model
 
     check_vectors(config)
     with files.creating(run_dir) as directory:
@@ -151,6 +161,7 @@ def create_run(config, run_dir, texts, prepare, data_hash, say, start=None, **fa
             for line in start_weights(task, start):
                 say(line)
             save_weights(task, directory / FIRST_WEIGHTS, tokenizer.fingerprint)
+            prepare_model(task.model, config.training, config.network)  # refuses where nothing is left to learn
         say(f"Preparing the data with {tokenizer.vocabulary_size} token ids")
         prepared = prepare(task, directory)
         write_manifest(directory, config, tokenizer, data=data_hash, rows=len(prepared), **facts)

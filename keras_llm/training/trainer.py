@@ -7,6 +7,7 @@ import math
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -156,8 +157,8 @@ class Trainer:
     def train(self) -> Progress:
         """Runs to the end, the time budget, an early stop, SIGINT or SIGTERM, saving the state on the way."""
         progress, per_epoch = self.progress, self.batches.steps_per_epoch
-        if progress.stopped == "time" and self.time_budget:
-            progress.stopped = ""  # resumed with a new budget
+        if progress.stopped == "time":
+            progress.stopped = "" if progress.step < self.total_steps else "finished"  # resumed
         self._started = time.perf_counter() - progress.seconds
         self._sitting = time.perf_counter()
         saved = time.perf_counter()
@@ -311,7 +312,7 @@ class Trainer:
             with np.load(self.state_path, allow_pickle=False) as stored:
                 facts = json.loads(str(stored["facts"]))
                 arrays = [stored[f"{i:05d}"] for i in range(len(stored.files) - 1)]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.state_path} is damaged ({error}). Train anew under another name.") from error
         if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
             raise UserError(f"{self.state_path} belongs to another model or optimizer. Train anew under another name.")
