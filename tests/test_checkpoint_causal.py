@@ -505,7 +505,7 @@ def test_gpt2_with_word_pieces_learns_to_answer(word_pieces):
     start = started(folder)
     config = adopt(make_config("generation", "transformer", "finetune"), start)
     config.start, config.lengths.max_answer_length, config.training.batch_size = str(folder), 12, 2
-    config.training.steps, config.training.learning_rate = 60, 2e-2
+    config.training.steps, config.training.learning_rate = 40, 2e-2
     with pytest.raises(UserError, match="drops white space: prompt must say in words where the response begins"):
         validate(config)
     config.writing.prompt = "{text}，"

@@ -66,9 +66,9 @@ def saved(directory, kind, model="transformer", tokenizer=None, **network):
 def folders(tmp_path_factory):
     pytest.importorskip("transformers")
     import micro_checkpoints
-    import test_checkpoint_bert
+    import micro_encoders
 
-    makers = {name: test_checkpoint_bert.save for name in ("BertForPreTraining", "BertForMaskedLM", "BertModel")}
+    makers = {name: micro_encoders.save_bert for name in ("BertForPreTraining", "BertForMaskedLM", "BertModel")}
     made = {}
     for name, make in {**makers, "gpt2": lambda folder, name: micro_checkpoints.save(name, folder)}.items():
         folder = tmp_path_factory.mktemp(name.replace(" ", ""))
