@@ -80,6 +80,8 @@ class ModelConfig:
     gated."""
     attention: Literal["additive", "dot"] = "additive"
     """Decoder-to-encoder attention of the LSTM encoder-decoder."""
+    copy: bool = False
+    """Encoder-decoders: a token may also be copied from the source (pointer-generator): titles, summaries, names."""
     context_length: int = 256
     """Tokens a model is pretrained on at once; more than that a Transformer never sees."""
     order: int = 5

@@ -19,6 +19,7 @@ BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_
 
 # Settings that only some kinds know -> these kinds.
 OBEYED = {
+    "network": {"copy": ("closed_book", "seq2seq", "span_corruption")},
     "labels": {
         "labels": ("classification", "tagging"),
         **dict.fromkeys(

@@ -196,13 +196,13 @@ def test_an_untied_head_of_span_corruption_loses_its_sentinels(tmp_path):
 
 def test_a_run_trained_here_has_no_such_form(tmp_path):
     made = TOKENIZERS["sentencepiece"].train(["什么是语言模型？ What is it?"], 300)
-    network = ModelConfig(embedding_dim=8, num_layers=1, num_heads=2, feedforward_dim=8)
+    network = ModelConfig(embedding_dim=8, num_layers=1, num_heads=2, feedforward_dim=8, copy=True)
     config = Config(kind="seq2seq", text=TokenizerConfig("sentencepiece", 300), network=network)
     (tmp_path / "run").mkdir()
     task = make_task(validate(config), made)
     write_manifest(tmp_path / "run", config, made, data="")
     save_weights(task, Run(tmp_path / "run").best_weights, made.fingerprint)
-    with pytest.raises(UserError, match="T5's form has positions=relative.*Received: positions=rotary"):
+    with pytest.raises(UserError, match="T5's form has positions=relative.*Received: positions=rotary.*copy=True"):
         export_checkpoint(tmp_path / "run", tmp_path / "checkpoint")
 
 

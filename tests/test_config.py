@@ -141,6 +141,7 @@ def test_settings_of_classifiers_are_refused_where_nothing_obeys_them(kind, sett
         ("tagging", "embedding", {"temperature": 0.1}, "temperature is for embedding"),
         ("reading", "embedding", {"normalise": False}, "normalise is for embedding"),
         ("tagging", "writing", {"num_beams": 2}, "num_beams is for seq2seq and generation"),
+        ("generation", "network", {"copy": True}, "copy is for closed_book and seq2seq and span_corruption"),
     ],
 )
 def test_settings_of_other_kinds_are_refused(kind, section, values, message):

@@ -128,8 +128,9 @@ def test_a_trie_finds_what_a_dict_does():
         assert (length[i], value[i]) == (longest, row[longest - 1] if longest else 0)
 
 
-def micro_task(kind, model, **text):
+def micro_task(kind, model, copy=False, **text):
     config = make_config(kind, model, "tiny")
+    config.network.copy = copy
     config.network.embedding_dim, config.network.hidden_dim, config.network.feedforward_dim = 8, 8, 16
     config.network.num_layers, config.network.num_heads = 1, 2
     config.lengths.window_length, config.lengths.window_stride = 48, 8
@@ -150,6 +151,7 @@ CASES = {
         ("float32",),
     ),
     "closed_book-transformer": ("closed_book", "transformer", {}, ("float32", "float16", "int8")),
+    "closed_book-transformer-copying": ("closed_book", "transformer", {"copy": True}, ("float32",)),
 }
 
 

@@ -18,6 +18,8 @@ TINY = {"embedding_dim": 8, "hidden_dim": 6, "num_layers": 2, "num_heads": 2, "f
 MODELS = {
     "lstm additive": (LSTMEncoderDecoder, {}),
     "lstm dot": (LSTMEncoderDecoder, {"attention": "dot"}),
+    "lstm copying": (LSTMEncoderDecoder, {"attention": "dot", "copy": True}),
+    "transformer copying": (TransformerEncoderDecoder, {"copy": True}),
     "transformer rotary": (TransformerEncoderDecoder, {"num_kv_heads": 1, "activation": "swiglu"}),
     "transformer 2017": (
         TransformerEncoderDecoder,

@@ -89,6 +89,26 @@ def test_training_learns_to_translate(run):
     assert metrics["history"][-1]["bleu"] > 0
 
 
+# A Transformer learns slowly where to go on: it has all of the characters soon, and their order later.
+@pytest.mark.parametrize(("model", "metric", "least"), [("lstm", "exact_match", 90), ("transformer", "rouge_1", 30)])
+def test_names_that_were_never_written_are_copied(model, metric, least, tmp_path):
+    """Their characters stand in training sources, but not where what is copied stands."""
+    random = np.random.default_rng(0)
+    known, new = [chr(point) for point in range(0x4E00, 0x4F00)], list("龘🙂xyz!，★天地玄黄")
+
+    def rows(names, count):
+        pairs = ("".join(random.choice(names, 3)) for _ in range(count))
+        return "".join(f"{name}说：{''.join(random.choice(known + new, 4))}\t{name}\n" for name in pairs)
+
+    for name, text in (("train.tsv", rows(known, 400)), ("dev.tsv", rows(new, 40))):
+        (tmp_path / name).write_text("source\ttarget\n" + text, encoding="utf-8")
+    config = micro(model, steps=240, evaluate_steps=240)
+    config.network.copy, config.text.vocabulary_size = True, 1000
+    data = [tmp_path / "train.tsv"], [tmp_path / "dev.tsv"]
+    assert train_run(config, tmp_path / "run", *data, say=lambda line: None) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluation"][metric] > least
+
+
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_the_loss_is_that_of_the_targets_token_by_token(model):
     task = new_task(model)

@@ -138,7 +138,7 @@ def write_config(config: Config, tokenizer) -> dict[str, Any]:
     """The config.json of a run; UserError where T5 has no such model."""
     network = config.network
     names = {activation: name for name, (activation, _, _) in FEEDFORWARDS.items()}
-    off = ("qkv_bias", "output_bias", "feedforward_bias", "qk_norm", "scale_attention", "scale_embedding")
+    off = ("qkv_bias", "output_bias", "feedforward_bias", "qk_norm", "scale_attention", "scale_embedding", "copy")
     refuse_misfit(
         config,
         "T5",

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_llm.config import ModelConfig
 from keras_llm.layers.attention import AdditiveAttention, DotAttention
+from keras_llm.layers.copying import PointerGenerator
 from keras_llm.layers.embedding import TokenEmbedding
 from keras_llm.layers.recurrent import LSTMStack
 
@@ -20,7 +21,8 @@ class LSTMEncoderDecoder(keras.Model):
 
     Args:
         vocabulary_size: V. Id 0 is padding.
-        config: uses embedding_dim, hidden_dim, num_layers, dropout and attention ("additive": Bahdanau, "dot": Luong's general).
+        config: uses embedding_dim, hidden_dim, num_layers, dropout, attention ("additive": Bahdanau, "dot": Luong's general) and
+            copy (a token may also be copied from where the attention looks).
         dtype: a dtype policy, passed to every layer.
 
     Call: {"source_ids": int [B, S], "target_ids": int [B, T]} -> logits float32 [B, T, V]. Target ids begin with the start id.
@@ -51,6 +53,7 @@ class LSTMEncoderDecoder(keras.Model):
         else:
             self.look_back = DotAttention("general", name="attention", **policy)
         self.combine = keras.layers.Dense(config.embedding_dim, activation="tanh", name="combine", **policy)
+        self.copy = PointerGenerator(name="copy", **policy) if config.copy else None
         self.drop = keras.layers.Dropout(config.dropout, name="dropout", **policy)
 
     def build(self, input_shape=None):
@@ -61,14 +64,16 @@ class LSTMEncoderDecoder(keras.Model):
         self.bridge.build((None, 4 * layers * units))
         self.look_back.build((None, None, units), (None, None, 2 * units))
         self.combine.build((None, None, 3 * units))
+        if self.copy is not None:
+            self.copy.build((None, None, self.vocabulary_size), (None, None, self.config.embedding_dim))
 
     def call(self, inputs, training=None):
         state = self._encode(inputs["source_ids"], training)
         x = self.drop(self.embedding(inputs["target_ids"]), training=training)
         # Padding comes last in a target and is not scored, so the decoder needs no mask.
         x = self.decoder(x, initial_state=state["decoder"], training=training)  # [B, T, U]
-        x, _ = self._combine(x, state)
-        return self.embedding.logits(self.drop(x, training=training))
+        x, weights = self._combine(x, state)
+        return self._logits(self.drop(x, training=training), weights, state)
 
     def start(self, source_ids, max_length):
         """What `step` needs to begin: the encoded source [B, S, 2 U] and the decoder's first states."""
@@ -77,8 +82,8 @@ class LSTMEncoderDecoder(keras.Model):
     def step(self, ids, state):
         """The next token's logits float32 [B, V] after `ids` int [B], and the new state."""
         x, after = self.decoder.step(self.embedding(ids), state["decoder"])
-        x, _ = self._combine(ops.expand_dims(x, 1), state)
-        return self.embedding.logits(x[:, 0]), {**state, "decoder": after}
+        x, weights = self._combine(ops.expand_dims(x, 1), state)
+        return self._logits(x, weights, state)[:, 0], {**state, "decoder": after}
 
     def attention(self, inputs):
         """Where the first example's target looked: weights [T, S] and the names of the axes."""
@@ -99,9 +104,14 @@ class LSTMEncoderDecoder(keras.Model):
             "memory": memory,
             "keys": self.look_back.keys(memory),
             "mask": mask,
+            "source_ids": source_ids,
         }
 
     def _combine(self, x, state):
         """The decoder's output [B, T, U] and what it finds in the source -> [B, T, D], weights [B, T, S]."""
         context, weights = self.look_back(x, state["memory"], mask=state["mask"], keys=state["keys"])
         return self.combine(ops.concatenate([x, context], axis=-1)), weights
+
+    def _logits(self, x, weights, state):
+        logits = self.embedding.logits(x)
+        return logits if self.copy is None else self.copy(logits, x, weights, state["source_ids"])

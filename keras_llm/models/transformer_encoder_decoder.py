@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_llm.config import LEARNED_LENGTH, ModelConfig
+from keras_llm.layers.copying import PointerGenerator
 from keras_llm.layers.embedding import (
     LearnedPositions,
     RelativePositions,
@@ -15,6 +16,7 @@ from keras_llm.layers.embedding import (
     positions_of,
 )
 from keras_llm.layers.linear import Linear
+from keras_llm.layers.multi_head_attention import MultiHeadAttention
 from keras_llm.layers.normalization import normalisation
 from keras_llm.models.blocks import transformer_block
 
@@ -76,30 +78,37 @@ class TransformerEncoderDecoder(keras.Model):
             )
             self.decoder_positions = RelativePositions(config.num_heads, name="decoder_positions", **relative)
         self.head = None if config.tied else Linear(vocabulary_size, use_bias=False, name="head", **policy)
+        self.look_back = self.copy = None
+        if config.copy:  # with one head of its own, whose weights are those of what is copied
+            self.look_back = MultiHeadAttention(1, cross=True, name="look_back", **policy)
+            self.copy = PointerGenerator(name="copy", **policy)
         self.drop = keras.layers.Dropout(config.dropout, name="dropout", **policy)
 
     def build(self, input_shape=None):
         shape = (None, None, self.config.embedding_dim)
         self.embedding.build()
         layers = (self.positions, self.encoder_norm, self.decoder_norm, *self.encoder, *self.decoder)
-        for layer in (*layers, self.encoder_positions, self.decoder_positions, self.head):
+        for layer in (*layers, self.encoder_positions, self.decoder_positions, self.head, self.look_back):
             if layer is not None:
                 layer.build(shape)
+        if self.copy is not None:
+            self.copy.build((None, None, self.vocabulary_size), (None, None, 2 * self.config.embedding_dim))
 
     def call(self, inputs, training=None):
         memory, mask = self._encode(inputs["source_ids"], training)
+        source = self._source(inputs["source_ids"], memory, mask)
         x, bias = self._embed(inputs["target_ids"], None, training), _bias(self.decoder_positions, inputs["target_ids"])
         for block in self.decoder:
             # Padding comes last in a target and is not scored: causality hides it, no mask is needed.
             x = block(x, memory=memory, memory_mask=mask, bias=bias, training=training)
-        return self._logits(x)
+        return self._logits(x, source)
 
     def start(self, source_ids, max_length):
         """What `step` needs to begin: each decoder block's keys and values of the source, and its empty cache."""
         memory, mask = self._encode(source_ids, training=False)
         return {
             "caches": tuple(block.new_cache(source_ids, max_length, memory) for block in self.decoder),
-            "mask": mask,
+            "source": self._source(source_ids, memory, mask),
             "position": ops.zeros((), "int32"),
         }
 
@@ -111,9 +120,9 @@ class TransformerEncoderDecoder(keras.Model):
             room = ops.shape(caches_before[0]["self"]["key"])[2]
             bias = self.decoder_positions(ops.expand_dims(position, 0), ops.arange(room))
         for block, cache in zip(self.decoder, caches_before, strict=True):
-            x, cache = block(x, memory_mask=state["mask"], bias=bias, cache=cache, position=position)
+            x, cache = block(x, memory_mask=state["source"]["mask"], bias=bias, cache=cache, position=position)
             caches.append(cache)
-        return self._logits(x)[:, 0], {**state, "caches": tuple(caches), "position": position + 1}
+        return self._logits(x, state["source"])[:, 0], {**state, "caches": tuple(caches), "position": position + 1}
 
     def attention(self, inputs):
         """Where the first example's target looked in the last block, mean of the heads: weights [T, S], names of the axes."""
@@ -137,10 +146,20 @@ class TransformerEncoderDecoder(keras.Model):
             x = block(x, mask=mask, positions=positions, bias=bias, training=training)
         return (x if self.encoder_norm is None else self.encoder_norm(x)), mask
 
-    def _logits(self, x):
+    def _source(self, source_ids, memory, mask):
+        """What the head needs of the source, besides what the blocks do."""
+        if self.copy is None:
+            return {"mask": mask}
+        return {"mask": mask, "ids": source_ids, "projected": self.look_back.project_memory(memory)}
+
+    def _logits(self, x, source):
         x = x if self.decoder_norm is None else self.decoder_norm(x)
-        x = x * self.config.embedding_dim**-0.5 if self.config.scale_head else x
-        return self.embedding.logits(x) if self.head is None else ops.cast(self.head(x), "float32")
+        scaled = x * self.config.embedding_dim**-0.5 if self.config.scale_head else x
+        logits = self.embedding.logits(scaled) if self.head is None else ops.cast(self.head(scaled), "float32")
+        if self.copy is None:
+            return logits
+        found, weights = self.look_back(x, memory=source["projected"], mask=source["mask"], return_weights=True)
+        return self.copy(logits, ops.concatenate([x, found], axis=-1), weights[:, 0], source["ids"])
 
 
 def _bias(positions, ids):
