@@ -9,28 +9,12 @@ from keras_llm.config import (
     SENTINELS,
     WITHOUT_OFFSETS,
     Config,
-    EmbeddingConfig,
     TrainingConfig,
-    WritingConfig,
 )
 from keras_llm.errors import UserError
+from keras_llm.settings_of_kinds import refuse_settings_of_other_kinds
 
 BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_book", "generation")
-
-# Settings that only some kinds know -> these kinds.
-OBEYED = {
-    "network": {"copy": ("closed_book", "seq2seq", "span_corruption")},
-    "labels": {
-        "labels": ("classification", "tagging"),
-        **dict.fromkeys(
-            ("label_names", "multi_label", "separator", "levels", "class_weights", "focal_gamma"), ("classification",)
-        ),
-        **dict.fromkeys(("scheme", "crf"), ("tagging",)),
-    },
-    "lengths": {"max_text_length": ("embedding",)},
-    "embedding": dict.fromkeys(vars(EmbeddingConfig()), ("embedding",)),
-    "writing": dict.fromkeys(vars(WritingConfig()), ("seq2seq", "generation")),
-}
 
 
 def validate(config: Config) -> Config:
@@ -164,7 +148,7 @@ def validate(config: Config) -> Config:
         _validate_language_model(config)
     if config.kind in ("seq2seq", "generation"):
         _validate_writing(config)
-    _refuse_settings_of_other_kinds(config)
+    refuse_settings_of_other_kinds(config)
     if config.kind == "classification":
         _validate_classification(config)
     if config.kind == "tagging":
@@ -287,17 +271,6 @@ def _validate_classification(config: Config) -> None:
             "Focal loss and label smoothing pull in opposite directions: use one of them. "
             f"Received: focal_gamma={labels.focal_gamma}, label_smoothing={config.training.label_smoothing}."
         )
-
-
-def _refuse_settings_of_other_kinds(config: Config) -> None:
-    """What a kind would not obey must be as it is by default. Shapes of networks and most lengths are left out: presets and
-    pretrained models bring them along."""
-    defaults = Config()
-    for section, fields in OBEYED.items():
-        for name, kinds in fields.items():
-            is_changed = getattr(getattr(config, section), name) != getattr(getattr(defaults, section), name)
-            if is_changed and config.kind not in kinds:
-                raise UserError(f"{name} is for {' and '.join(kinds)}. Received: it for {config.kind}. Leave it out.")
 
 
 def _validate_tagging(config: Config) -> None:

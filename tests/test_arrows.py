@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_llm"
-EVERYWHERE = {"errors", "files", "config", "validation", "presets"}
+EVERYWHERE = {"errors", "files", "config", "validation", "settings_of_kinds", "presets"}
 LEAVES = {"text", "data", "metrics", "layers", "generation"}
 # part -> what it may import besides EVERYWHERE and itself
 ARROWS = {
@@ -17,6 +17,7 @@ ARROWS = {
     "files": set(),
     "config": set(),
     "validation": set(),
+    "settings_of_kinds": set(),
     "presets": set(),
     "vectors": set(),
     "models": {"layers"},

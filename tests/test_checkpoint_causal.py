@@ -266,17 +266,23 @@ def own_run(
     return task
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_a_run_trained_here_has_the_form_of_a_family(name, tmp_path):
-    task = own_run(tmp_path / "run", **OWN[name])
-    export_checkpoint(tmp_path / "run", tmp_path / "checkpoint", say=lambda line: None)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval()
-    assert theirs.config.model_type == name
+def exported(task, folder, family):
+    """Exports folder/run to folder/checkpoint, compares logits, also here again; returns the tokenizer of `transformers`."""
+    export_checkpoint(folder / "run", folder / "checkpoint", say=lambda line: None)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    assert theirs.config.model_type == family
     ids = IDS % task.tokenizer.vocabulary_size
     with torch.no_grad():
         logits = theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy()
-    assert difference(task.model({"token_ids": ids}), logits) <= 1e-4
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    for model in (task.model, open_checkpoint(folder / "checkpoint").model):
+        assert difference(model({"token_ids": ids}), logits) <= 1e-4
+    return transformers.AutoTokenizer.from_pretrained(folder / "checkpoint")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_run_trained_here_has_the_form_of_a_family(name, tmp_path):
+    task = own_run(tmp_path / "run", **OWN[name])
+    tokenizer = exported(task, tmp_path, name)
     assert tokenizer(TEXT).input_ids == [2, *task.tokenizer.encode([TEXT]).to_list()[0]]
     assert tokenizer.decode(tokenizer(TEXT).input_ids, skip_special_tokens=True) == TEXT
 
@@ -298,20 +304,11 @@ QWENS_BIASES = {"output_bias": False, "feedforward_bias": False}
 def test_a_qwen2_has_qwens_tokenizer(how, name, tmp_path):
     """`transformers` gives every qwen2 Qwen's, whatever tokenizer_config.json says."""
     task = own_run(tmp_path / "run", **OWN["llama"], **QWENS_BIASES, **how)
-    export_checkpoint(tmp_path / "run", tmp_path / "checkpoint", say=lambda line: None)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval()
-    assert theirs.config.model_type == name
-    ids = IDS % task.tokenizer.vocabulary_size
-    with torch.no_grad():
-        logits = theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy()
-    assert difference(task.model({"token_ids": ids}), logits) <= 1e-4
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    tokenizer = exported(task, tmp_path, name)
     texts = [text for text in strings(200) if "<" not in text]
     found = tokenizer(texts, add_special_tokens=False).input_ids
     assert found == task.tokenizer.encode(texts).to_list()
-    again = open_checkpoint(tmp_path / "checkpoint")
-    assert difference(again.model({"token_ids": ids}), logits) <= 1e-4
-    assert again.tokenizer.encode(texts).to_list() == found
+    assert open_checkpoint(tmp_path / "checkpoint").tokenizer.encode(texts).to_list() == found
 
 
 @pytest.mark.parametrize("name", OWN)

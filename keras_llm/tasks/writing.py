@@ -33,19 +33,14 @@ class Writing(Summing):
     def __init__(self, config, tokenizer=None, vocabulary_size=None, precision=None):
         super().__init__(config, tokenizer, vocabulary_size, precision)
         self.monitor, self.monitor_mode = MONITORS[config.writing.metric]
+        self.prefix, self.suffix = config.writing.prompt.split("{text}")
         self.num_beams, self.length_penalty = config.writing.num_beams, config.writing.length_penalty
 
     def prompted(self, text):
         """string [B] -> string [B]: texts in their place in the prompt."""
         import tensorflow as tf
 
-        before, after = self.config.writing.prompt.split("{text}")
-        return tf.strings.join([before, text, after])
-
-    @property
-    def suffix(self):
-        """What the prompt has behind the text."""
-        return self.config.writing.prompt.split("{text}")[1]
+        return tf.strings.join([self.prefix, text, self.suffix])
 
     def bundled(self):
         from keras_llm.data.bundled import bundled
