@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from keras_llm import files
@@ -13,6 +13,7 @@ from keras_llm.data.prepared import fingerprint
 from keras_llm.errors import UserError
 from keras_llm.run import Run, load
 from keras_llm.tasks.documents import DocumentTask
+from keras_llm.tasks.writing import Writing
 
 
 def evaluate_run(
@@ -23,6 +24,7 @@ def evaluate_run(
     weights: str = "best",
     say: Callable[[str], None] = print,
     fields: FieldConfig | None = None,
+    decoding: Mapping[str, float] | None = None,
 ) -> dict:
     """Metrics of a run over files.
 
@@ -34,6 +36,8 @@ def evaluate_run(
         weights: "best" or "last".
         say: receives what is told to the user.
         fields: which columns or keys hold what, where these files differ from those of the training.
+        decoding: for models that write, other settings of the beams than the run's: `num_beams`, `length_penalty`,
+            `no_repeat_ngram_size`.
 
     Returns:
         What `output` gets.
@@ -46,6 +50,8 @@ def evaluate_run(
     task = load(run_dir, weights)
     if predictions and isinstance(task, DocumentTask):
         raise UserError(f"--predictions belong to labelled data. Received: a {task.kind} run. Leave it out.")
+    if decoding:
+        _choose_decoding(task, decoding)
     task.config.writing.max_judged = 0  # the rest is left out while training alone
     records, report = task.read(data, fields)
     for line in report.lines():
@@ -62,6 +68,7 @@ def evaluate_run(
         "weights": weights,
         "data": [Path(path).name for path in data],
         **({"fields": vars(fields.over(task.config.fields))} if fields and any(vars(fields).values()) else {}),
+        **({"decoding": dict(decoding)} if decoding else {}),
         "data_hash": fingerprint(*map(Path, data)),
         "examples": len(records),
         **report.facts(),
@@ -83,3 +90,12 @@ def evaluate_run(
         files.write_json(predictions, task.predictions(records))
         say(f"Written: {predictions}")
     return result
+
+
+def _choose_decoding(task, decoding):
+    if not isinstance(task, Writing):
+        raise UserError(
+            f"{' and '.join(decoding)} choose what models of kind seq2seq and generation write. Received: a {task.kind} run. "
+            "Leave it out."
+        )
+    task.decode_by(**decoding)

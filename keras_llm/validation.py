@@ -245,6 +245,9 @@ def _validate_writing(config: Config) -> None:
         )
     if writing.max_judged < 0:
         raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")
+    if writing.no_repeat_ngram_size < 0:
+        received = writing.no_repeat_ngram_size
+        raise UserError(f"no_repeat_ngram_size must not be negative. Received: {received}. Use 0 to switch it off.")
 
 
 def _validate_classification(config: Config) -> None:

@@ -27,14 +27,25 @@ class Arguments:
     """Which weights: best or last."""
     fields: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     """Which column or key holds what, where these files differ from those the run was trained on; empty: as there."""
+    num_beams: int | None = None
+    """Models that write: beams, 1 for greedy; left out, this and the next two are as in the run."""
+    length_penalty: float | None = None
+    """Above 0 favours long texts, below 0 short ones."""
+    no_repeat_ngram_size: int | None = None
+    """No run of so many tokens comes twice in a text; 0: it may."""
 
 
 def main():
     arguments = parse(Arguments, __doc__)
     from keras_llm.evaluate import evaluate_run
+    from keras_llm.tasks.writing import DECODING
 
     output, predictions, weights = arguments.output, arguments.predictions, arguments.weights
-    evaluate_run(arguments.run, arguments.data, output, predictions, weights, fields=arguments.fields)
+    given = {name: getattr(arguments, name) for name in DECODING}
+    decoding = {name: value for name, value in given.items() if value is not None}
+    evaluate_run(
+        arguments.run, arguments.data, output, predictions, weights, fields=arguments.fields, decoding=decoding
+    )
 
 
 if __name__ == "__main__":

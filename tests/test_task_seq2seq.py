@@ -202,6 +202,28 @@ def test_what_evaluate_writes(run, files, tmp_path):
         evaluate_run(run, [files[0][0], short], say=said.append)
 
 
+def test_evaluate_decodes_as_it_is_told(run, files, tmp_path):
+    def written(**decoding):
+        output, predictions = tmp_path / "metrics.json", tmp_path / "texts.json"
+        evaluate_run(run, [files[1]], output, predictions, decoding=decoding, say=lambda line: None)
+        assert json.loads(output.read_text()).get("decoding", {}) == decoding
+        return [*json.loads(predictions.read_text()).values()]
+
+    task = keras_llm.load(run)
+    requests = task.requests(task.read([files[1]])[0])
+    assert written(num_beams=1) == [answer["answer"] for answer in task.ask(requests)]
+    rules = {"length_penalty": 2.0, "no_repeat_ngram_size": 1}
+    task.num_beams, found = 2, written(num_beams=2, **rules)
+    assert found == [task.ask_one(request, "beam", rules)["answer"] for request in requests]
+    assert all(len(set(text)) == len(text) for text in found)
+    for wrong, message in (
+        ({"num_beams": 0}, "num_beams must be at least 1. Received: 0"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be at least 0. Received: -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            written(**wrong)
+
+
 def test_rows_that_are_learnt():
     task = new_task("transformer", max_source_length=7, max_answer_length=4)
     ids = {text: task.tokenizer.encode([text])[0].numpy().tolist() for text in ("zh: dog =", "看书看书看", "一只猫狗")}

@@ -3,12 +3,10 @@
 Shapes: B batch, K beams, N results a row, V vocabulary, T the greatest length. In the state, beams are rows: [B K, ...].
 """
 
-import math
-
 import keras
 from keras import ops
 
-from keras_llm.generation.bounds import check
+from keras_llm.generation.bounds import check, check_setting
 from keras_llm.generation.logits import FORBIDDEN, Rules, ends
 
 # Sums of log-probabilities below this hold a forbidden token or belong to no text at all.
@@ -60,7 +58,7 @@ def beam_search(
 
     Reference: Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 7; the penalty is Hugging Face's, not theirs.
     """
-    check("num_beams", num_beams, 1, math.inf)
+    check_setting("num_beams", num_beams)
     check("num_results", num_results, 1, num_beams)
     beams, kinds = num_beams, len(end_id) if isinstance(end_id, (tuple, list)) else 1
     wide = (1 + kinds) * beams

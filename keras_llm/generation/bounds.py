@@ -19,6 +19,7 @@ BOUNDS = {
     "min_length": (0, math.inf, False),
     "max_length": (0, math.inf, False),
     "length_penalty": (-math.inf, math.inf, False),
+    "num_beams": (1, math.inf, False),
 }
 
 

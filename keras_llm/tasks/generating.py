@@ -31,12 +31,13 @@ class Generating:
     Attributes:
         longest: the most tokens an answer has.
         num_beams: beams of `beam` and `search`.
-        length_penalty: of `search`; that of `beam` is in the request.
+        length_penalty, no_repeat_ngram_size: of `search`; those of `beam` are in the request.
     """
 
     longest: int
     num_beams = NUM_BEAMS
     length_penalty = 1.0
+    no_repeat_ngram_size = 0
 
     def begin(self, **strings) -> dict:
         """String tensors [B] -> the arguments of `greedy`, `sample` and `beam_search` that say what is decoded."""
@@ -83,8 +84,9 @@ class Generating:
         return {**found, "answer": cut(found["answer"], stop)}
 
     def search(self, **strings):
-        """As `beam` without any rule, at the task's own `length_penalty`: what evaluations by beams compare."""
-        return self._search(self.begin(**strings), self.length_penalty)
+        """As `beam` with the task's own settings and no other rule: what evaluations by beams compare."""
+        begun, rules = self._begin_with_rules({**strings, "no_repeat_ngram_size": self.no_repeat_ngram_size})
+        return self._search(begun, self.length_penalty, rules)
 
     def stream(self, strings: dict[str, str], settings: dict[str, Any] | None = None, stop: Sequence[str] = ()):
         """Samples an answer in Python and gives it piece by piece; joined, the pieces are what `sample` gives.

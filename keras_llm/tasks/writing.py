@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from keras_llm.generation.bounds import check_setting
 from keras_llm.tasks.summing import Summing
 
 # metric of the config -> (name in the results, direction)
@@ -18,6 +19,7 @@ MONITORS = {
 EVALUATED_AT_ONCE = 32  # rows
 DECODED_AT_ONCE = 64  # texts
 SHOWN = 200  # characters of a text in a table
+DECODING = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings
 
 
 class Writing(Summing):
@@ -34,7 +36,14 @@ class Writing(Summing):
         super().__init__(config, tokenizer, vocabulary_size, precision)
         self.monitor, self.monitor_mode = MONITORS[config.writing.metric]
         self.prefix, self.suffix = config.writing.prompt.split("{text}")
-        self.num_beams, self.length_penalty = config.writing.num_beams, config.writing.length_penalty
+        self.decode_by()
+
+    def decode_by(self, **settings):
+        """Chooses `num_beams`, `length_penalty` and `no_repeat_ngram_size` of evaluations; the others are the config's."""
+        for name in DECODING:
+            value = settings.get(name, getattr(self.config.writing, name))
+            check_setting(name, value)
+            setattr(self, name, value)
 
     def prompted(self, text):
         """string [B] -> string [B]: texts in their place in the prompt."""
