@@ -295,7 +295,7 @@ class WritingConfig:
     length_penalty: float = 1.0
     """Of the evaluation's beams: above 0 favours long texts, below 0 short ones. Requests for `beam` give their own."""
     no_repeat_ngram_size: int = 0
-    """Of the evaluation's beams: no run of so many tokens comes twice in a text; 0: it may. Requests for `beam` give their own."""
+    """Of the evaluation's beams: no run of so many tokens comes twice; 0: it may. Requests for `beam` give their own."""
     beams_while_training: bool = False
     """Evaluate with beams while training, too; otherwise greedily, which takes a fraction of the time."""
     max_judged: int = 0
