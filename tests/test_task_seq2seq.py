@@ -216,6 +216,10 @@ def test_evaluate_decodes_as_it_is_told(run, files, tmp_path):
     task.num_beams, found = 2, written(num_beams=2, **rules)
     assert found == [task.ask_one(request, "beam", rules)["answer"] for request in requests]
     assert all(len(set(text)) == len(text) for text in found)
+    task, records = new_task("transformer"), task.read([files[1]])[0]
+    before = task.written(records)
+    task.decode_by(no_repeat_ngram_size=1)
+    assert task.written(records) != before  # not a graph that was made before
     for wrong, message in (
         ({"num_beams": 0}, "num_beams must be at least 1. Received: 0"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be at least 0. Received: -1"),

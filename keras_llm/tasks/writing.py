@@ -44,6 +44,7 @@ class Writing(Summing):
             value = settings.get(name, getattr(self.config.writing, name))
             check_setting(name, value)
             setattr(self, name, value)
+        self._traces.clear()  # they are constants of the graphs
 
     def prompted(self, text):
         """string [B] -> string [B]: texts in their place in the prompt."""
