@@ -7,6 +7,11 @@ from keras_llm.errors import UserError
 
 # Settings that only some kinds know -> these kinds.
 OBEYED = {
+    "fields": {
+        "text_field": ("classification", "embedding", "seq2seq", "generation"),
+        **dict.fromkeys(("pair_field", "label_field"), ("classification", "embedding")),
+        "target_field": ("seq2seq", "generation"),
+    },
     "network": {"copy": ("closed_book", "seq2seq", "span_corruption")},
     "labels": {
         "labels": ("classification", "tagging"),

@@ -96,6 +96,10 @@ def test_blanks_at_the_ends_of_entities_are_not_part_of_them(tmp_path):
 def test_letters_in_a_file_of_characters_are_not_words(tmp_path):
     lines = "".join(f"{character} O\n" for character in "我用GPT写诗")
     assert read_entities([written(tmp_path, "a.bmes", lines)])[0][0]["text"] == "我用GPT写诗"
+    words = "".join(f"{token} O\n" for token in ["我", "用", "iPhone", "1", "2", "在", "New", "York", "写", "诗"])
+    assert read_entities([written(tmp_path, "b.bmes", words)])[0][0]["text"] == "我用iPhone12在New York写诗"
+    english = "".join(f"{token} O\n" for token in "I wrote 诗 on a New Phone".split())
+    assert read_entities([written(tmp_path, "c.conll", english)])[0][0]["text"] == "I wrote诗on a New Phone"
     assert join(["我们", "用", "GPT", "写诗", "Ada", "’s", "。"])[0] == "我们用GPT写诗Ada ’s。"
 
 

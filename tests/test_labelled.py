@@ -142,6 +142,14 @@ def test_tabs_beside_the_labels_of_fasttext(tmp_path):
     ]
 
 
+def test_a_line_without_label_among_those_of_fasttext_has_none(tmp_path):
+    path = written(tmp_path, "a.txt", "__label__好 很好\nThis film was bad\n__label__坏 bad\n")
+    records = read(path, multi_label=True)[0]
+    assert brief(records)[1] == ("This film was bad", None, [])
+    with pytest.raises(UserError, match=r"a\.txt:2: a text has exactly one label.*Received: none"):
+        read(path)
+
+
 def test_several_labels_or_none(tmp_path):
     path = written(tmp_path, "a.tsv", "text\tlabels\nboth\tred|blue\nnone\t\ntwice\tred|red\n")
     assert [labels for _, _, labels in brief(read(path, multi_label=True)[0])] == [["red", "blue"], [], ["red"]]
@@ -163,6 +171,26 @@ def test_numbers_get_names_and_levels_are_cut(tmp_path):
     assert brief(read(written(tmp_path, "a.txt", "x\t1\n"), label_names="gone.txt", names=["负", "正"])[0])[0][2] == [
         "正"
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (
+            "1\n2\n3\n",
+            r"class.txt:1: a name that is a number could be another label's number. Received: '1' for label 0",
+        ),
+        ("负\n\n正\n", r"class.txt:2: .*Received: an empty line"),
+        ("负\n负\n", r"class.txt:2: each label has one name. Received: '负' twice"),
+    ],
+)
+def test_names_that_could_be_taken_for_other_labels_are_refused(tmp_path, names, rule):
+    names, path = written(tmp_path, "class.txt", names), written(tmp_path, "a.tsv", "很好\t0\n")
+    with pytest.raises(UserError, match=rule):
+        read(path, label_names=str(names))
+    for good in ("0\n1\n\n", "2019\n2020"):
+        found, _ = read(path, label_names=str(written(tmp_path, "class.txt", good)))
+        assert brief(found)[0][2] == [good.split()[0]]
 
 
 def test_ids_of_files_with_one_name_differ(tmp_path):

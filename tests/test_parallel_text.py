@@ -139,6 +139,46 @@ def test_instructions_are_read_whole(write):
     assert read_parallel([table], "input", "output")[1].fields == []
 
 
+def test_a_system_text_comes_first_and_earlier_turns_are_not_lost(write):
+    record = {"output": "诗", "instruction": "写", "system": "你是诗人", "history": []}
+    assert pairs([write("a.jsonl", record)]) == [("你是诗人\n写", "诗")]
+    path = write("b.jsonl", {**record, "history": [["hi", "ho"]]})
+    with pytest.raises(
+        UserError, match=r'b.jsonl:1: earlier turns are read from messages. Received: them in "history"'
+    ):
+        pairs([path])
+    assert pairs([path], "instruction") == [("写", "诗")]
+
+
+def test_a_question_is_read_with_its_context(write):
+    record = {"question": "谁写的？", "context": "鲁迅写了它。", "answer": "鲁迅"}
+    table = write("a.tsv", "\t".join(record), "\t".join(record.values()))
+    for path in (write("a.jsonl", record), table):
+        records, report = read_parallel([path])
+        assert records[0]["text"] == "谁写的？\n鲁迅写了它。" and report.fields == ["question + context → answer"]
+        assert pairs([path], "question") == [("谁写的？", "鲁迅")]
+        assert pairs([path], "", "context") == [("谁写的？", "鲁迅写了它。")]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "rule"),
+    [
+        ("title content", ("", "content"), "source"),
+        ("title content", ("title", ""), "target"),
+        ("question answer", ("answer", ""), "target"),
+        ("text summary", ("", "text"), "source"),
+        ("text summary", ("text", "text"), "Source and target are two fields. Received: --text-field text"),
+    ],
+)
+def test_source_and_target_are_never_the_same_field(write, names, given, rule):
+    names = names.split()
+    for path in (write("a.jsonl", dict.fromkeys(names, "x")), write("a.tsv", "\t".join(names), "x\ty")):
+        with pytest.raises(UserError, match=rule):
+            read_parallel([path], *given)
+    instruction = write("b.jsonl", {"instruction": "Add", "input": "1 2", "output": "3"})
+    assert pairs([instruction], "", "input") == [("Add", "1 2")]
+
+
 def test_further_targets(write):
     path = write("nested.jsonl", {"t": {"en": "dog", "zh": "狗", "more": {"zh": "犬"}}})
     records, report = read_parallel([path], "t.en", "t.zh,t.more.zh,t.zh2")
@@ -226,7 +266,11 @@ def test_messages(write):
                 message("user", "unanswered"),
             ]
         },
-        {"id": 7, "conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]},
+        {
+            "id": 7,
+            "conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}],
+            "system": "你是诗人",
+        },
         {"messages": [message("user", "x"), message("assistant", " ")]},
         {"messages": []},
     )
@@ -234,7 +278,7 @@ def test_messages(write):
     turns = ["Be brief.\nHi", "Hello 🙂", "再见", "再见！"]
     assert records == [
         {"id": "chat:1", "turns": turns, "targets": ["再见！"]},
-        {"id": "7", "turns": ["问", "答"], "targets": ["答"]},
+        {"id": "7", "turns": ["你是诗人\n问", "答"], "targets": ["答"]},
     ]
     assert report.skipped == [(f"{path}:3", "a turn is empty"), (f"{path}:4", "there is no response")]
     assert report.lines()[0] == "conversations read: 4, kept: 2"

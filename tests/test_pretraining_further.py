@@ -1,5 +1,6 @@
 """Pretraining that goes on from a run or a checkpoint: what it begins with, what it learns, what is refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -172,6 +173,15 @@ def test_rows_are_not_as_long_as_what_a_llama_reads(positions, length):
     start.network.positions, start.network.context_length = positions, 4096
     config = go_on(adopt(make_config("causal_lm", "transformer", "finetune"), start), start)
     assert config.network.context_length == length
+
+
+@pytest.mark.parametrize(("kind", "prompt"), [("seq2seq", "摘要：{text}"), ("generation", "Q: {text}\nA: ")])
+def test_what_writes_keeps_its_prompt(kind, prompt):
+    start, fresh = make_config(kind, "transformer"), make_config(kind, "transformer", "finetune")
+    start.writing.prompt = prompt
+    assert go_on(adopt(fresh, start), start).writing == dataclasses.replace(fresh.writing, prompt=prompt)
+    start.kind = "causal_lm"
+    assert go_on(adopt(fresh, start), start).writing == fresh.writing
 
 
 def test_a_length_that_its_kind_does_not_know_is_not_taken_over():

@@ -153,6 +153,9 @@ def test_no_given_column_is_passed_over(tmp_path, fields, message):
 def test_empty_texts_are_left_out_and_reported(tmp_path):
     records, report = read(written(tmp_path, "a.tsv", "a\tb\n \tc\n"))
     assert len(records) == 1 and "a.tsv:2: a text is empty" in report.lines()[3]
+    path = written(tmp_path, "b.jsonl", '{"query": "一", "pos": ["二"]}\n{"query": "x", "pos": [], "neg": ["z"]}\n')
+    records, report = read(path)
+    assert len(records) == 1 and report.read == 2 and report.skipped == [(f"{path}:2", "a text is empty")]
 
 
 @pytest.mark.parametrize(

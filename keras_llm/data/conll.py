@@ -14,7 +14,8 @@ from keras_llm.errors import UserError
 # Written without spaces: Chinese and Japanese characters, their punctuation, full-width forms.
 SPACELESS = "[\u2e80-\u303f\u3040-\u30ff\u31c0-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
 NUMBERED = re.compile("(.|\ufffd+)[0-9]+", re.DOTALL)  # a character, or what was one, and its place in a word
-CHARACTER_SHARE = 0.99  # of the tokens that are one character, from which on a file is one of characters
+# From this share of tokens on that are one character a file is one of characters; where half of them are Chinese, those count.
+CHARACTER_SHARE = 0.99
 
 
 class Sentence(NamedTuple):
@@ -40,8 +41,8 @@ def conll_records(path: Path, name: str) -> Iterator[tuple[str, dict, Wrong, Wro
     The first column is the token, the last one its tag; tabs separate, or spaces in a line without tabs. A token may be a blank,
     which is one of the text: " \\tO", or " O" without tabs. White space at an entity's ends is not part of it, which is told as
     mended. An empty line ends a sentence, `-DOCSTART-` is left out. The scheme is recognised (`scheme_of`). Tokens become a text
-    again: of a file of characters they are put side by side, else with a space between them where neither neighbour is Chinese or
-    Japanese. A number behind each character, as in Weibo NER (its place in the word), is left out.
+    again: of a file of characters they are put side by side, but for words of letters, else with a space between them where
+    neither neighbour is Chinese or Japanese. A number behind each character (its place in the word, Weibo NER) is left out.
 
     Args:
         path: the file.
@@ -56,7 +57,7 @@ def conll_records(path: Path, name: str) -> Iterator[tuple[str, dict, Wrong, Wro
     if all(NUMBERED.fullmatch(token) for sentence in sentences for token in sentence.tokens):
         sentences = [s._replace(tokens=[NUMBERED.fullmatch(token)[1] for token in s.tokens]) for s in sentences]
     tokens = [token for sentence in sentences for token in sentence.tokens]
-    of_characters = sum(len(token) == 1 for token in tokens) >= CHARACTER_SHARE * len(tokens)
+    of_characters = _are_characters(tokens)
     for lines, tokens, tags in sentences:
         text, starts = join(tokens, of_characters)
         entities, mended, skipped = [], [], []
@@ -77,6 +78,13 @@ def conll_records(path: Path, name: str) -> Iterator[tuple[str, dict, Wrong, Wro
         yield f"{path}:{lines[0]}", record, mended, skipped
 
 
+def _are_characters(tokens: list[str]) -> bool:
+    """Whether a file's tokens are characters, among Chinese ones perhaps with whole words of letters."""
+    chinese = [token for token in tokens if re.match(SPACELESS, token)]
+    some = chinese if 2 * len(chinese) >= len(tokens) else tokens
+    return sum(len(token) == 1 for token in some) >= CHARACTER_SHARE * len(some)
+
+
 def join(tokens: list[str], of_characters: bool = False) -> tuple[str, list[int]]:
     """Tokens as a text, and where each begins in it.
 
@@ -87,9 +95,9 @@ def join(tokens: list[str], of_characters: bool = False) -> tuple[str, list[int]
     """
     parts, starts, length = [], [], 0
     for token in tokens:
-        apart = (
-            parts and not of_characters and " " not in (parts[-1], token)
-        )  # a blank among the tokens is one of the text
+        apart = parts and " " not in (parts[-1], token)  # a blank among the tokens is one of the text
+        if of_characters:  # letters and digits are characters, too, but words of them may stand side by side
+            apart = apart and len(parts[-1]) > 1 and len(token) > 1
         if apart and not re.match(SPACELESS, parts[-1][-1]) and not re.match(SPACELESS, token):
             parts.append(" ")
             length += 1

@@ -36,8 +36,8 @@ def read_conversations(
     """Reads what a language model is to answer, and how.
 
     - `.jsonl` and `.json` whose objects have `messages` (or `conversations`): a list of `{"role", "content"}` (or
-      `{"from", "value"}`), the roles "user" and "assistant" in turn. A "system" message at the beginning becomes the first lines
-      of the first prompt. What follows the last response is left out.
+      `{"from", "value"}`), the roles "user" and "assistant" in turn. A "system" message at the beginning, or a key "system"
+      beside them, becomes the first lines of the first prompt. What follows the last response is left out.
     - `.yml`, `.yaml`: `conversations: [[turn, turn, ...], ...]`, every turn the prompt of the next one.
     - everything that `read_parallel` reads: single prompts with their responses.
 
@@ -129,8 +129,9 @@ def _conversations(path: Path, name: str) -> Iterator[tuple[str, str, list[str]]
 
 def _turns(item, where: str) -> list[str]:
     """Prompts and responses in turn, ending with a response."""
-    turns, system = [], ""
-    for place, message in items(item, one_of(item, MESSAGES, where), where):
+    messages = items(item, one_of(item, MESSAGES, where), where)
+    turns, system = [], string_of(item.get("system") or "", f'{where}: key "system"').strip()
+    for place, message in messages:
         role = string_of(get(message, one_of(message, ROLE, place), place), f"{place}: the role").lower()
         content = text_of(message, one_of(message, CONTENT, place), place).strip()
         expected = RESPONSES if len(turns) % 2 else PROMPTS

@@ -113,10 +113,20 @@ def names_of(labels: LabelConfig) -> list[str]:
     if labels.names or not labels.label_names:
         return labels.names
     (path,) = existing([labels.label_names])
-    names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path}: each label has one name. Received: {twice!r} twice. Mend the file.")
+    names = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    for number, name in enumerate(names):
+        where = f"{path}:{number + 1}"
+        if not name:
+            raise UserError(
+                f"{where}: line by line the labels 0, 1, … get their names. Received: an empty line. Fill it."
+            )
+        if name in names[:number]:
+            raise UserError(f"{where}: each label has one name. Received: {name!r} twice. Mend the file.")
+        if name.isdecimal() and int(name) != number and int(name) < len(names):
+            raise UserError(
+                f"{where}: a name that is a number could be another label's number. Received: {name!r} for label {number}. "
+                f"Write for example 'class {name}'."
+            )
     return names
 
 
@@ -225,10 +235,11 @@ def _lines(path: Path, fields: FieldConfig, report: ReaderReport) -> Iterator[tu
     if "\t" in first and FASTTEXT not in first:
         yield from FORMS[".tsv"](path, fields, report)
         return
+    is_fasttext = any(word.startswith(FASTTEXT) for word in text.split())
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        if FASTTEXT in line:
+        if is_fasttext:
             words = line.split()
             labels = [word.removeprefix(FASTTEXT) for word in words if word.startswith(FASTTEXT)]
             yield number, re.sub(rf"{FASTTEXT}\S+\s*", "", line), None, labels

@@ -12,7 +12,8 @@ SOURCE_FIELDS = (
     *("instruction", "source", "src", "text", "document", "article", "dialogue", "body", "content", "abstract"),
     *("prompt", "question", "context", "input", "原文", "正文", "问题"),
 )
-BESIDE_INSTRUCTION = ("input", "context")  # what it is about
+# What a source is about, and is read behind it.
+BESIDE = {"instruction": ("input", "context"), "prompt": ("context",), "question": ("context",)}
 TARGET_FIELDS = (
     *("target", "targets", "tgt", "translation", "summary", "title", "headline", "headlines", "subject"),
     *("response", "answer", "answers", "output", "译文", "摘要", "标题", "回答"),
@@ -31,7 +32,7 @@ class PairFields:
         absent: further fields of targets that nothing had.
 
     Raises:
-        UserError: one is a number and the other is not.
+        UserError: one is a number and the other is not, or both are the same.
 
     Example:
 
@@ -43,6 +44,8 @@ class PairFields:
         self.source = source.strip()
         self.target, *self.more = [part.strip() for part in target.split(",")]
         self.given = f"--text-field {self.source or '(none)'}, --target-field {target or '(none)'}"
+        if self.source and self.source in (self.target, *self.more):
+            raise UserError(f"Source and target are two fields. Received: {self.given}. Name another one.")
         numbers = [field.isdecimal() for field in (self.source, self.target, *self.more)]
         if any(numbers) and not all(numbers):
             raise UserError(f"Columns are given by number for all fields or for none. Received: {self.given}.")
@@ -56,10 +59,17 @@ class PairFields:
         """The source and the targets of a JSON object."""
         if self.numbered:
             raise UserError(f"{where}: keys of JSON have names. Received: {self.given}. Give the names.")
-        sources = [self.source or self._known(item, SOURCE_FIELDS, "source", where)]
-        target = self.target or self._known(item, TARGET_FIELDS, "target", where)
-        if sources == ["instruction"] and not self.source:
-            sources += [name for name in BESIDE_INSTRUCTION if item.get(name)]
+        keys = list(item) if isinstance(item, dict) else []
+        source, target = self._find(keys)
+        for name, what in ((source, "source"), (target, "target")):
+            if not name:
+                raise UserError(f"{where}: no key is known to hold the {what}. Received: {short(item)}. {NAME_THEM}")
+        sources = self._sources(source, [name for name in keys if item[name] and name != target])
+        if not self.source and source == "instruction" and item.get("history"):
+            raise UserError(
+                f'{where}: earlier turns are read from messages. Received: them in "history". Write the conversation as '
+                "messages, or name what is to be read with --text-field."
+            )
         self._choose(sources, target)
         texts = [text for source in sources for text in _texts(*_value(item, source, where))]
         targets = _texts(*_value(item, target, where))
@@ -78,8 +88,7 @@ class PairFields:
             return None
         names = [cell.strip() for cell in row]
         lower = [name.lower() for name in names]
-        source = self.source or next((name for name in SOURCE_FIELDS if name in lower), "")
-        target = self.target or next((name for name in TARGET_FIELDS if name in lower), "")
+        source, target = self._find(lower)
         if not source and not target:
             return None
         found = [_column(name, names, lower) for name in (source, target)]
@@ -89,9 +98,7 @@ class PairFields:
                 f"{short(', '.join(names))}; wanted: {self.given}. Mend the file or the fields; where it is an example, "
                 "give the columns by number."
             )
-        sources = [source]
-        if source == "instruction" and not self.source:
-            sources += [name for name in BESIDE_INSTRUCTION if name in lower]
+        sources = self._sources(source, [name for name in lower if name != target.lower()])
         self._choose(sources, target)
         more = {name: _column(name, names, lower) for name in self.more}
         self.absent -= {name for name, column in more.items() if column is not None}
@@ -113,13 +120,23 @@ class PairFields:
         if not (self.source and self.target):
             self.chosen.add(f"{' + '.join(sources)} → {target}")
 
-    @staticmethod
-    def _known(item, names: Sequence[str], what: str, where: str) -> str:
-        if isinstance(item, dict):
-            for name in names:
-                if name in item:
-                    return name
-        raise UserError(f"{where}: no key is known to hold the {what}. Received: {short(item)}. {NAME_THEM}")
+    def _find(self, names: Sequence[str]) -> tuple[str, str]:
+        """The fields of source and target: what is given, else the first known one that is not the other; "" for none."""
+        taken = {name.lower() for name in (self.source, self.target, *self.more)}
+        source = self.source or _first(SOURCE_FIELDS, names, taken)
+        return source, self.target or _first(TARGET_FIELDS, names, taken | {source})
+
+    def _sources(self, source: str, names: Sequence[str]) -> list[str]:
+        """The source that was found, with what is read before and behind it."""
+        if self.source:
+            return [source]
+        before = ("system",) if source == "instruction" else ()
+        found = [*before, source, *BESIDE.get(source, ())]
+        return [name for name in found if name == source or (name in names and name not in self.more)]
+
+
+def _first(known: Sequence[str], names: Sequence[str], taken: set[str]) -> str:
+    return next((name for name in known if name in names and name not in taken), "")
 
 
 def _column(name: str, names: list[str], lower: list[str]) -> int | None:

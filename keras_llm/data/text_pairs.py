@@ -104,7 +104,7 @@ def read_text_pairs(paths: Sequence[str | Path], config: Config) -> tuple[list[d
             where = f"{path}:{line}"
             score = None if score is None else _number(score, where)
             negatives = [negative.strip() for negative in negatives if negative.strip()]
-            for i, pair in enumerate(pairs):
+            for i, pair in enumerate(pairs or [""]):
                 report.read += 1
                 if not text.strip() or not pair.strip():
                     report.skipped.append((where, "a text is empty"))

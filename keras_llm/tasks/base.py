@@ -12,6 +12,7 @@ import numpy as np
 from keras_llm.config import Config, FieldConfig
 from keras_llm.errors import UserError
 from keras_llm.generation.bounds import check_setting
+from keras_llm.settings_of_kinds import OBEYED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,6 @@ class Task(Answering):
 
     Attributes:
         inputs: names of the string inputs of `answer`.
-        fields: which of `config.fields` say where the files hold what.
         monitor: the metric of `evaluate` that decides which weights are best.
         monitor_mode: "max" where more of it is better, else "min".
         token_features: the prepared features that are counted as tokens.
@@ -259,7 +259,6 @@ class Task(Answering):
         metric_notes: what repeating the metrics of the last `evaluate` takes, by metric: e.g. sacreBLEU's signature.
     """
 
-    fields: tuple[str, ...] = ()
     monitor: str
     monitor_mode = "max"
     token_features: tuple[str, ...]
@@ -308,10 +307,11 @@ class Task(Answering):
             UserError: a field is given that such files have no use for; see also the readers.
         """
         fields = fields or FieldConfig()
-        useless = [name for name, value in vars(fields).items() if value and name not in self.fields]
+        obeyed = [name for name, kinds in OBEYED["fields"].items() if self.config.kind in kinds]
+        useless = [name for name, value in vars(fields).items() if value and name not in obeyed]
         if useless:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
-            known = ", ".join(f"--{name.replace('_', '-')}" for name in self.fields) or "no fields"
+            known = ", ".join(f"--{name.replace('_', '-')}" for name in obeyed) or "no fields"
             raise UserError(f"The files of a {self.kind} run are read with {known}. Received: {flags}. Leave it out.")
         return self.read_more(paths, dataclasses.replace(self.config, fields=fields.over(self.config.fields)))
 

@@ -31,7 +31,6 @@ class Classification(Task):
     """
 
     token_features = ("token_ids",)
-    fields = ("text_field", "pair_field", "label_field")
 
     def __init__(self, config, tokenizer=None, vocabulary_size=None, precision=None):
         self.inputs = ("text", "pair") if config.labels.pair else ("text",)

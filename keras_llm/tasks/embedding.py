@@ -25,7 +25,6 @@ class Embedding(Task):
     """
 
     inputs = ("text",)
-    fields = ("text_field", "pair_field", "label_field")
     monitor = "mrr"
     token_features = ("token_ids", "pair_ids")
     predicts = "embedding"

@@ -33,7 +33,6 @@ class Generation(Continuing, Writing):
     """
 
     length_feature = "token_ids"
-    fields = ("text_field", "target_field")
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

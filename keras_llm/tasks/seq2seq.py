@@ -19,8 +19,6 @@ class Seq2Seq(EncoderDecoderTask, Writing):
     [{'answer': '我喜欢书。', 'score': 0.93}]
     """
 
-    fields = ("text_field", "target_field")
-
     @staticmethod
     def read_files(paths, config):
         from keras_llm.data.parallel_text import read_parallel

@@ -32,7 +32,8 @@ def train_seeds(
         directory: gets the runs; must not exist, unless `resume`.
         seeds: how many, at least 2.
         data, eval_data, say, others: as for `train_run`.
-        resume: go on where it stopped, as `train_run` does: runs that are finished are evaluated again, not trained.
+        resume: go on where it stopped, as `train_run` does: runs that are finished are evaluated again, not trained;
+            those that `time_budget` ended train further.
 
     Returns:
         Exit code: 0, or 128 + n when a signal n stopped it.

@@ -114,8 +114,8 @@ def refuse_changes(config: Config, start: Config) -> None:
 
 def go_on(config: Config, start: Config) -> Config:
     """What a model that learns more of the same keeps where the user says nothing else: a sentence encoder its pooling and its
-    longest text, a classifier its pooling, a tagger its scheme and its chain, which their heads were trained with; a pretrained
-    model how texts are hidden from it, how its prompts begin and how long its texts are."""
+    longest text, a classifier its pooling, a tagger its scheme and its chain, which their heads were trained with; what writes
+    its prompt; a pretrained model how texts are hidden from it, how its prompts begin and how long its texts are."""
     change = dataclasses.replace
     if config.kind != start.kind:
         return config
@@ -134,6 +134,8 @@ def go_on(config: Config, start: Config) -> Config:
         config = change(config, network=change(config.network, pooling=start.network.pooling))
     if config.kind == "tagging":
         config = change(config, labels=change(config.labels, scheme=start.labels.scheme, crf=start.labels.crf))
+    if config.kind in ("seq2seq", "generation"):
+        config = change(config, writing=change(config.writing, prompt=start.writing.prompt))
     if config.kind == "embedding":
         config = change(
             config,
