@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_llm.config import EmbeddingConfig, LabelConfig, TrainingConfig
 from keras_llm.errors import UserError
+from keras_llm.generation.bounds import check_setting
 from keras_llm.run import load
 from keras_llm.validation import validate
 
@@ -35,8 +36,7 @@ def load_writer(run_dir: str | Path, max_tokens: int | None = None, beams: int |
         others = {"labels": LabelConfig(), "embedding": EmbeddingConfig(), "training": TrainingConfig()}
         validate(dataclasses.replace(task.config, lengths=lengths, **others))
     if beams is not None:
-        if beams < 1:
-            raise UserError(f"The number of beams must be at least 1. Received: {beams}.")
+        check_setting("num_beams", beams)
         task.num_beams = beams
     return task
 

@@ -12,6 +12,7 @@ from keras_llm.config import (
     TrainingConfig,
 )
 from keras_llm.errors import UserError
+from keras_llm.generation.bounds import DECODING, check_setting
 from keras_llm.settings_of_kinds import refuse_settings_of_other_kinds
 
 BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_book", "generation")
@@ -35,7 +36,6 @@ def validate(config: Config) -> Config:
         "max_answer_length": lengths.max_answer_length,
         "max_source_length": lengths.max_source_length,
         "window_length": lengths.window_length,
-        "num_beams": config.writing.num_beams,
         "epochs": training.epochs,
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
@@ -245,9 +245,8 @@ def _validate_writing(config: Config) -> None:
         )
     if writing.max_judged < 0:
         raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")
-    if writing.no_repeat_ngram_size < 0:
-        received = writing.no_repeat_ngram_size
-        raise UserError(f"no_repeat_ngram_size must not be negative. Received: {received}. Use 0 to switch it off.")
+    for name in DECODING:
+        check_setting(name, getattr(writing, name))
 
 
 def _validate_classification(config: Config) -> None:

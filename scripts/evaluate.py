@@ -38,7 +38,7 @@ class Arguments:
 def main():
     arguments = parse(Arguments, __doc__)
     from keras_llm.evaluate import evaluate_run
-    from keras_llm.tasks.writing import DECODING
+    from keras_llm.generation.bounds import DECODING
 
     output, predictions, weights = arguments.output, arguments.predictions, arguments.weights
     given = {name: getattr(arguments, name) for name in DECODING}

@@ -16,7 +16,7 @@ ARROWS = {
     "errors": set(),
     "files": set(),
     "config": set(),
-    "validation": set(),
+    "validation": {"generation"},
     "settings_of_kinds": set(),
     "presets": set(),
     "vectors": set(),

@@ -33,6 +33,7 @@ def micro_task(kind, model, precision="float32"):
     config = make_config(kind, model, "tiny")
     config.network.embedding_dim, config.network.hidden_dim, config.network.feedforward_dim = 8, 8, 16
     config.network.num_layers, config.network.num_heads = 1, 2
+    config.network.copy = kind == "closed_book"
     config.lengths.window_length, config.lengths.window_stride = 48, 8
     config.lengths.max_answer_length, config.lengths.max_question_length = 5, 8
     config.training.precision = precision

@@ -97,6 +97,8 @@ def test_a_run_learns_evaluates_and_answers_alone_as_in_a_batch(trained):
     assert {path.name for path in (trained / "run").glob("*.png")} == {
         f"{name}.png" for name in ("confusion", "reliability", "precision_recall")
     }
+    with pytest.raises(UserError, match="^num_beams choose.* seq2seq and generation.*Received: a classification run"):
+        evaluate_run(trained / "run", [trained / "data.tsv"], decoding={"num_beams": 2}, say=lambda line: None)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ BOUNDS = {
     "length_penalty": (-math.inf, math.inf, False),
     "num_beams": (1, math.inf, False),
 }
+DECODING = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # how a run writes when it is evaluated
 
 
 def check(name: str, value: Any, low: float, high: float, open_below: bool = False) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from keras_llm.generation.bounds import check_setting
+from keras_llm.generation.bounds import DECODING, check_setting
 from keras_llm.tasks.summing import Summing
 
 # metric of the config -> (name in the results, direction)
@@ -19,7 +19,6 @@ MONITORS = {
 EVALUATED_AT_ONCE = 32  # rows
 DECODED_AT_ONCE = 64  # texts
 SHOWN = 200  # characters of a text in a table
-DECODING = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings
 
 
 class Writing(Summing):
