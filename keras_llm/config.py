@@ -27,7 +27,9 @@ Kind = Literal[
 ]
 Architecture = Literal["ngram", "feedforward", "lstm", "lstm_attention", "transformer", "transformer_encoder"]
 
-LEARNED_LENGTH = 1024  # positions with a vector of their own in an encoder-decoder whose positions are learned
+LEARNED_LENGTH = (
+    1024  # positions with a vector of their own in an encoder-decoder or a reader whose positions are learned
+)
 WITHOUT_OFFSETS = ("sentencepiece", "sentencepiece_bpe", "unigram")  # tokenizers that do not tell where a token stands
 SENTINELS = 100  # marks of hidden spans that a model of kind span_corruption knows, as in T5
 

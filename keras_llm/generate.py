@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_llm.config import EmbeddingConfig, LabelConfig, TrainingConfig
+from keras_llm.config import EmbeddingConfig, FieldConfig, LabelConfig, MaskingConfig, TrainingConfig
 from keras_llm.errors import UserError
 from keras_llm.generation.bounds import check_setting
 from keras_llm.run import load
@@ -33,7 +33,13 @@ def load_writer(run_dir: str | Path, max_tokens: int | None = None, beams: int |
         task.config.lengths.max_answer_length = max_tokens
         # How it was trained does not matter any more, and an older run may have settings that are refused now.
         lengths = dataclasses.replace(task.config.lengths, max_text_length=0)
-        others = {"labels": LabelConfig(), "embedding": EmbeddingConfig(), "training": TrainingConfig()}
+        others = {
+            "fields": FieldConfig(),
+            "labels": LabelConfig(),
+            "masking": MaskingConfig(),
+            "embedding": EmbeddingConfig(),
+            "training": TrainingConfig(),
+        }
         validate(dataclasses.replace(task.config, lengths=lengths, **others))
     if beams is not None:
         check_setting("num_beams", beams)

@@ -21,6 +21,11 @@ OBEYED = {
         **dict.fromkeys(("scheme", "crf"), ("tagging",)),
     },
     "lengths": {"max_text_length": ("embedding",)},
+    "masking": {
+        "mask_share": ("masked_lm", "span_corruption"),
+        **dict.fromkeys(("whole_words", "segmentation", "next_sentence"), ("masked_lm",)),
+        "span_length": ("span_corruption",),
+    },
     "embedding": dict.fromkeys(vars(EmbeddingConfig()), ("embedding",)),
     "writing": dict.fromkeys(vars(WritingConfig()), ("seq2seq", "generation")),
 }

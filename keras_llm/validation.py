@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 
 from keras_llm.config import (
     LEARNED_LENGTH,
@@ -15,6 +16,13 @@ from keras_llm.errors import UserError
 from keras_llm.generation.bounds import DECODING, check_setting
 from keras_llm.settings_of_kinds import refuse_settings_of_other_kinds
 
+# kind and model -> what decides how many positions they need
+READ_AT_ONCE = {
+    ("seq2seq", "transformer"): ("max_source_length", "max_answer_length"),
+    ("closed_book", "transformer"): ("max_question_length", "max_answer_length"),
+    ("span_corruption", "transformer"): ("max_answer_length",),
+    ("reading", "transformer"): ("max_question_length", "window_length"),
+}
 BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_book", "generation")
 
 
@@ -41,9 +49,12 @@ def validate(config: Config) -> Config:
         "learning_rate": training.learning_rate,
         "evaluate_every": training.evaluate_every,
         "accumulate": training.accumulate,
+        "rotary_base": network.rotary_base,
+        "rotary_factor": network.rotary_factor,
+        "norm_epsilon": network.norm_epsilon,
     }
     for name, value in positive.items():
-        if value <= 0:
+        if not 0 < value < math.inf:
             raise UserError(f"{name} must be greater than 0. Received: {value}. Give a positive number.")
     shares = {
         "dropout": network.dropout,
@@ -59,9 +70,9 @@ def validate(config: Config) -> Config:
             raise UserError(f"{name} must be at least 0 and below 1. Received: {value}.")
     switched = "weight_decay clip_norm patience steps evaluate_steps batch_tokens freeze_layers lora_rank"
     for name in switched.split():
-        if getattr(training, name) < 0:
+        if not 0 <= getattr(training, name) < math.inf:
             received = getattr(training, name)
-            raise UserError(f"{name} must not be negative. Received: {received}. Use 0 to switch it off.")
+            raise UserError(f"{name} must not be negative, nor infinite. Received: {received}. Use 0 to switch it off.")
     for name in ("freeze_layers", "lora_rank"):
         if getattr(training, name) and not config.start:
             raise UserError(
@@ -93,10 +104,24 @@ def validate(config: Config) -> Config:
         _validate_heads(config)
         if network.positions == "relative":
             _validate_relative(config)
+        if network.positions == "learned":
+            _validate_learned(config)
     if network.num_decoder_layers < 0:
         raise UserError(
             f"num_decoder_layers must not be negative. Received: {network.num_decoder_layers}. "
             "Use 0 for as many blocks as the encoder has."
+        )
+    for name in ("num_kv_heads", "head_dim"):
+        if getattr(network, name) < 0:
+            received = getattr(network, name)
+            raise UserError(
+                f"{name} must not be negative. Received: {received}. Use 0 for what the other settings say."
+            )
+    low, high = network.rotary_low_frequency_factor, network.rotary_high_frequency_factor
+    if network.rotary_scaling == "llama3" and not 0 < low < high < math.inf:
+        raise UserError(
+            "rotary_high_frequency_factor must be more than rotary_low_frequency_factor, and this more than 0. "
+            f"Received: {high} and {low}."
         )
     if network.num_kv_heads and network.num_heads % network.num_kv_heads:
         raise UserError(
@@ -207,6 +232,19 @@ def _validate_relative(config: Config) -> None:
         )
 
 
+def _validate_learned(config: Config) -> None:
+    """Positions from `LEARNED_LENGTH` on would all have the last one's vector."""
+    lengths = {name: getattr(config.lengths, name) for name in READ_AT_ONCE.get((config.kind, config.model), ())}
+    if config.kind == "span_corruption":
+        lengths["context_length"] = config.network.context_length
+    for name, length in lengths.items():
+        if length >= LEARNED_LENGTH:
+            raise UserError(
+                f"Learned positions end at {LEARNED_LENGTH}: {name} must be below. Received: {length}. Use rotary positions "
+                "for longer texts."
+            )
+
+
 def _validate_language_model(config: Config) -> None:
     network, longest = config.network, config.lengths.max_answer_length
     if config.model == "feedforward" and network.order < 2:
@@ -235,13 +273,6 @@ def _validate_writing(config: Config) -> None:
         raise UserError(
             "The tokenizer of this model drops white space: prompt must say in words where the response begins. "
             f'Received: {writing.prompt!r}. Write for example "问：{{text}}答：".'
-        )
-    lengths = config.lengths
-    longest = max(lengths.max_source_length, lengths.max_answer_length)
-    if config.kind == "seq2seq" and config.network.positions == "learned" and longest >= LEARNED_LENGTH:
-        raise UserError(
-            f"Learned positions end at {LEARNED_LENGTH}: max_source_length and max_answer_length must be below. "
-            f"Received: {lengths.max_source_length} and {lengths.max_answer_length}. Use rotary positions for longer texts."
         )
     if writing.max_judged < 0:
         raise UserError(f"max_judged must not be negative. Received: {writing.max_judged}. 0 judges all examples.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -85,6 +86,17 @@ def test_strict_json(text, message):
         ("training", {"freeze_layers": 1}, "freeze_layers=1 without a start"),
         ("training", {"layer_decay": 0.8}, "layer_decay=0.8 for reading with transformer"),
         ("training", {"lora_rank": 4}, "lora_rank=4 without a start"),
+        ("training", {"learning_rate": math.nan}, "learning_rate must be greater than 0. Received: nan"),
+        ("training", {"weight_decay": math.inf}, "weight_decay must not be negative, nor infinite. Received: inf"),
+        ("network", {"num_kv_heads": -2}, "num_kv_heads must not be negative. Received: -2"),
+        ("network", {"head_dim": -4}, "head_dim must not be negative. Received: -4"),
+        ("network", {"rotary_factor": 0.0}, "rotary_factor must be greater than 0"),
+        ("network", {"norm_epsilon": -1.0}, "norm_epsilon must be greater than 0"),
+        (
+            "network",
+            {"rotary_scaling": "llama3", "rotary_high_frequency_factor": 1.0},
+            "rotary_high_frequency_factor must be more .*Received: 1.0 and 1.0",
+        ),
     ],
 )
 def test_values_that_cannot_work(section, values, message):
@@ -92,6 +104,28 @@ def test_values_that_cannot_work(section, values, message):
     setattr(config, section, dataclasses.replace(getattr(config, section), **values))
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "name"),
+    [
+        ("seq2seq", "lengths", "max_answer_length"),
+        ("closed_book", "lengths", "max_question_length"),
+        ("span_corruption", "network", "context_length"),
+        ("reading", "lengths", "window_length"),
+    ],
+)
+def test_learned_positions_end(kind, section, name):
+    """Those beyond would share a vector."""
+    config = make_config(kind, "transformer")
+    config.network.positions = "learned"
+    setattr(getattr(config, section), name, 1023)
+    validate(config)
+    setattr(getattr(config, section), name, 1024)
+    with pytest.raises(UserError, match=f"Learned positions end at 1024: {name} must be below. Received: 1024"):
+        validate(config)
+    config.network.positions = "rotary"
+    validate(config)
 
 
 def test_heads_must_fit_wherever_there_are_blocks():
@@ -148,6 +182,9 @@ def test_settings_of_classifiers_are_refused_where_nothing_obeys_them(kind, sett
             {"text_field": "句子"},
             "text_field is for classification and embedding and seq2seq and generation",
         ),
+        ("causal_lm", "masking", {"mask_share": 0.4}, "mask_share is for masked_lm and span_corruption"),
+        ("span_corruption", "masking", {"segmentation": "jieba"}, "segmentation is for masked_lm"),
+        ("masked_lm", "masking", {"span_length": 5.0}, "span_length is for span_corruption"),
         ("tagging", "writing", {"num_beams": 2}, "num_beams is for seq2seq and generation"),
         ("generation", "network", {"copy": True}, "copy is for closed_book and seq2seq and span_corruption"),
     ],

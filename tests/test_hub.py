@@ -280,6 +280,13 @@ def test_tflite_files_of_a_preset_are_refused(tmp_path):
     assert done.returncode == 2 and "--lite is for runs. Received: it with --keras-hub" in done.stderr
 
 
+def test_a_file_without_a_text_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "blank.txt").write_text("\n \n")
+    done = run_script("export", "--keras-hub", tmp_path, tmp_path / "x", "--data", tmp_path / "blank.txt")
+    assert done.returncode == 2 and "The proof needs a text. Received: none in " in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_folder_that_is_no_preset(tmp_path):
     with pytest.raises(UserError, match="A preset is a directory"):
         open_preset(tmp_path / "missing")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras_llm import files
 from keras_llm.checkpoints import FAMILIES
-from keras_llm.checkpoints.files import Checkpoint, optional, read_json
+from keras_llm.checkpoints.files import Checkpoint, read_json
 from keras_llm.checkpoints.heads import heads_among
 from keras_llm.checkpoints.keras_hub_presets import hugging_face_form
 from keras_llm.checkpoints.table import to_ours
@@ -67,7 +67,7 @@ def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[st
         task = open_checkpoint(readable)
         family = read_json(readable / "config.json")["model_type"]
         heads = heads_among(Checkpoint(readable))
-        dropped = _dropped(readable)
+        source, dropped = _dropped(readable)
     with files.creating(run_dir) as directory:
         # No data: what --resume would continue does not exist.
         write_manifest(directory, task.config, task.tokenizer, data="", checkpoint=family)
@@ -83,7 +83,7 @@ def import_checkpoint(folder: str | Path, run_dir: str | Path, say: Callable[[st
             f"Left out: {', '.join(heads)}. Of a classifier, tagger or reader the encoder is read, for a head of its own."
         )
     if dropped:
-        say(f"Left out of generation_config.json, so that transformers may write other texts: {'; '.join(dropped)}")
+        say(f"Left out of {source}, so that transformers may write other texts: {'; '.join(dropped)}")
 
 
 def open_checkpoint(folder: str | Path):
@@ -148,17 +148,18 @@ def _described(folder: Path):
     return family, config, tokenizer
 
 
-def _dropped(folder: Path) -> list[str]:
-    """What generation_config.json changes about texts, and what to give generate.py for it."""
-    said = optional(folder / "generation_config.json")
-    found = []
+def _dropped(folder: Path) -> tuple[str, list[str]]:
+    """The file that says how texts are generated, what it changes about them, and what to give generate.py for it."""
+    has_own_file = (folder / "generation_config.json").exists()
+    source = "generation_config.json" if has_own_file else "config.json"  # as transformers
+    said, found = read_json(folder / source), []
     for name, (inert, flag) in SETTINGS.items():
         value = said.get(name)
         if value is not None and value not in inert:
             text = json.dumps(value, ensure_ascii=False)
             text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
             found.append(f"{name} = {text}" + (f" (generate.py {flag})" if flag else ""))
-    return found
+    return source, found
 
 
 def family_module(model_type, folder):

@@ -81,10 +81,12 @@ def export_hub(
     """
     from keras_llm.hub.preset import open_preset  # KerasHub takes seconds to import
 
+    texts = list(_lines(data)) if data else _bundled_texts()
+    if not texts:
+        raise UserError(f"The proof needs a text. Received: none in {', '.join(map(str, data))}. Give another file.")
     task = open_preset(folder, kind, max_length, max_answer_length)
     longest = f", answers of at most {task.longest}" if hasattr(task, "longest") else ""
     yield f"{folder}: {type(task.model).__name__} as {task.kind}, texts of at most {task.limit} ids{longest}"
-    texts = list(_lines(data)) if data else _bundled_texts()
     records = [{"text": task.example(text)} for text in _spread(texts, COMPARED // 3)]
     target = export_task(task, directory, records, server)
     yield from _proven(target, server)

@@ -6,7 +6,7 @@ Shapes: B batch, T context length, Q question length, N either of them, D width,
 import keras
 from keras import ops
 
-from keras_llm.config import ModelConfig
+from keras_llm.config import LEARNED_LENGTH, ModelConfig
 from keras_llm.layers.embedding import LearnedPositions, SinusoidalPositions, TokenEmbedding, positions_of
 from keras_llm.layers.reading import (
     NUM_MATCH_FEATURES,
@@ -19,8 +19,6 @@ from keras_llm.layers.transformer import normalisation
 from keras_llm.models.blocks import transformer_block
 
 PAD = 0
-# Positions with a vector of their own where positions are learned; windows are far shorter.
-LEARNED_LENGTH = 1024
 KERNEL_SIZE = 5
 
 

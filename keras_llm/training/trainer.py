@@ -220,7 +220,7 @@ class Trainer:
             is_best = value > progress.best or not progress.best_step
             if is_best:
                 progress.best, progress.best_step, progress.waited = value, progress.step, 0
-            else:
+            elif progress.step % self.evaluate_steps == 0:  # and not only because time is up
                 progress.waited += 1
             progress.evaluated_step = progress.step
             progress.seconds = time.perf_counter() - self._started
