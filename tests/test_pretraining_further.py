@@ -53,7 +53,8 @@ def saved(directory, kind, model="transformer", tokenizer=None, **network):
     for name, value in ({**shape, "context_length": 24} | network).items():
         setattr(config.network, name, value)
     config.lengths.max_answer_length, config.labels.labels = 8, ["a", "b"] if kind == "classification" else []
-    config.masking.next_sentence, config.masking.span_length = False, 2.0
+    config.masking.next_sentence = kind != "masked_lm"
+    config.masking.span_length = 2.0 if kind == "span_corruption" else 3.0
     made = TOKENIZERS[tokenizer].train(DOCUMENTS[:1], 330)
     task = make_task(validate(config), made)
     directory.mkdir()
