@@ -615,12 +615,6 @@ def test_what_generation_config_changes_about_texts_is_told(imported, tmp_path):
         "num_beams = 4 (generate.py --beams, --length-penalty); "
         'stop_strings = ["。"] (generate.py --stop); suppress_tokens = [7]; forced_bos_token_id = 0'
     )
-    (folder / "generation_config.json").unlink()
-    edit(folder, "config.json", num_beams=4)  # where older checkpoints have it, and transformers finds it
-    shutil.rmtree(tmp_path / "run")
-    said = []
-    import_checkpoint(folder, tmp_path / "run", say=said.append)
-    assert said[2].startswith("Left out of config.json, so that transformers may write other texts: num_beams = 4")
 
 
 def test_a_run_that_exists_is_not_touched(imported, tmp_path):

@@ -277,7 +277,12 @@ def test_older_files_say_the_same(imported, tmp_path):
     described = {
         name: value for name, value in json.loads((folder / "config.json").read_text()).items() if name in kept
     }
-    (folder / "config.json").write_text(json.dumps({**described, "n_positions": 512, "output_past": True}))
+    written = {
+        "num_beams": 4,
+        "length_penalty": 0.6,
+        "no_repeat_ngram_size": 2,
+    }  # how texts are generated stood there, too
+    (folder / "config.json").write_text(json.dumps({**described, "n_positions": 512, "output_past": True, **written}))
 
     def repeat(tensors):
         for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
@@ -290,3 +295,9 @@ def test_older_files_say_the_same(imported, tmp_path):
     assert task.config.lengths == LengthConfig(max_source_length=512, max_answer_length=128)
     inputs = {"source_ids": SOURCE, "target_ids": TARGET}
     np.testing.assert_array_equal(task.model(inputs), case.task.model(inputs))
+    said = []
+    import_checkpoint(folder, tmp_path / "run", say=said.append)
+    assert said[-1] == (
+        "Left out of config.json, so that transformers may write other texts: "
+        "no_repeat_ngram_size = 2 (generate.py --no-repeat-ngram-size); num_beams = 4 (generate.py --beams, --length-penalty)"
+    )

@@ -283,7 +283,7 @@ def test_tflite_files_of_a_preset_are_refused(tmp_path):
 def test_a_file_without_a_text_is_refused_before_anything_is_loaded(tmp_path):
     (tmp_path / "blank.txt").write_text("\n \n")
     done = run_script("export", "--keras-hub", tmp_path, tmp_path / "x", "--data", tmp_path / "blank.txt")
-    assert done.returncode == 2 and "The proof needs a text. Received: none in " in done.stderr
+    assert done.returncode == 2 and "must not be empty. Received: " in done.stderr
     assert not (tmp_path / "x").exists()
 
 
