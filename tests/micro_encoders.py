@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import tokenizers
 import torch
 import transformers
@@ -61,7 +62,8 @@ def save_roberta_tokenizer(folder, prefix_space=False):
 
 
 def fine_tuned(folder, kind, context_length=32, pooling="mean", **labels):
-    """A task that starts from a checkpoint or a run, as finetune.py makes it."""
+    """A task that starts from a checkpoint or a run, as finetune.py makes it; its new weights are the same in each test."""
+    keras.utils.set_random_seed(0)
     start = open_start(folder)
     config = adopt(make_config(kind, architecture(kind, start.config), "finetune"), start.config)
     config.network.context_length, config.network.pooling = context_length, pooling

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -100,6 +101,7 @@ def trained_here(
     kind="classification", tokenizer="wordpiece", model="transformer", pair_ends=1, network=None, **labels
 ):
     """A task as training from scratch makes it, in BERT's shape."""
+    keras.utils.set_random_seed(0)
     config = make_config(kind, model, "finetune" if kind == "reading" and model == "transformer_encoder" else "tiny")
     shape = {"positions": "learned", "norm": "layer", "norm_first": False, "pooling": "first", "context_length": 40}
     sizes = {"embedding_dim": 16, "hidden_dim": 8, "num_heads": 2, "feedforward_dim": 24, "num_layers": 1}
