@@ -120,6 +120,12 @@ def test_early_stop_and_time_budget(data, tmp_path):
     quiet = ("--learning-rate", 1e-12, "--patience", 2, "--epochs", 50)
     train("--data", data, "--eval-data", data, "--run", run, *quiet)
     assert json.loads((run / "metrics.json").read_text())["steps"] == 9
+    # An evaluation because time is up, after step 2, is none to be patient with; those after 3 and 6 are.
+    sitting = ("--data", data, "--eval-data", data, "--run", tmp_path / "sittings", *quiet)
+    train(*sitting, "--time-budget", 0)
+    train(*sitting, "--time-budget", 0, "--resume")
+    train(*sitting, "--resume")
+    assert json.loads((tmp_path / "sittings" / "metrics.json").read_text())["steps"] == 6
     run = tmp_path / "short"
     out = train("--data", data, "--run", run, "--epochs", 5000, "--time-budget", "1s").stdout
     assert "Training ended (time)" in out
