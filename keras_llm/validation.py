@@ -20,7 +20,7 @@ from keras_llm.settings_of_kinds import refuse_settings_of_other_kinds
 READ_AT_ONCE = {
     ("seq2seq", "transformer"): ("max_source_length", "max_answer_length"),
     ("closed_book", "transformer"): ("max_question_length", "max_answer_length"),
-    ("span_corruption", "transformer"): ("max_answer_length",),
+    ("span_corruption", "transformer"): ("context_length", "max_answer_length"),
     ("reading", "transformer"): ("max_question_length", "window_length"),
 }
 BATCHED_BY_TOKENS = ("reading", "classification", "tagging", "seq2seq", "closed_book", "generation")
@@ -234,11 +234,9 @@ def _validate_relative(config: Config) -> None:
 
 def _validate_learned(config: Config) -> None:
     """Positions from `LEARNED_LENGTH` on would all have the last one's vector."""
-    lengths = {name: getattr(config.lengths, name) for name in READ_AT_ONCE.get((config.kind, config.model), ())}
-    if config.kind == "span_corruption":
-        lengths["context_length"] = config.network.context_length
-    for name, length in lengths.items():
-        if length >= LEARNED_LENGTH:
+    lengths = {**vars(config.lengths), "context_length": config.network.context_length}
+    for name in READ_AT_ONCE.get((config.kind, config.model), ()):
+        if (length := lengths[name]) >= LEARNED_LENGTH:
             raise UserError(
                 f"Learned positions end at {LEARNED_LENGTH}: {name} must be below. Received: {length}. Use rotary positions "
                 "for longer texts."

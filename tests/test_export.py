@@ -29,11 +29,11 @@ RECORDS = [
 ]
 
 
-def micro_task(kind, model, precision="float32"):
+def micro_task(kind, model, precision="float32", copy=False):
     config = make_config(kind, model, "tiny")
     config.network.embedding_dim, config.network.hidden_dim, config.network.feedforward_dim = 8, 8, 16
     config.network.num_layers, config.network.num_heads = 1, 2
-    config.network.copy = kind == "closed_book"
+    config.network.copy = copy
     config.lengths.window_length, config.lengths.window_stride = 48, 8
     config.lengths.max_answer_length, config.lengths.max_question_length = 5, 8
     config.training.precision = precision
@@ -101,6 +101,19 @@ def test_graph_is_float32_without_xla(exported):
     loaded = tf.saved_model.load(str(version))
     variables = loaded.signatures["serving_default"].variables
     assert variables and all(value.dtype == tf.float32 for value in variables)
+
+
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_a_model_that_copies_answers_as_python_does(model, tmp_path):
+    task = micro_task("closed_book", model, copy=True)
+    save(task, tmp_path / "m")
+    gates.check(tmp_path / "m")
+    loaded = tf.saved_model.load(str(tmp_path / "m"))  # kept: its signatures do not keep it
+    questions = [record["question"] for record in RECORDS[:2]]
+    found = loaded.signatures["serving_default"](question=tf.constant(questions))
+    expected = task.ask([{"question": question} for question in questions])
+    assert [answer.decode() for answer in found["answer"].numpy()] == [answer["answer"] for answer in expected]
+    assert found["score"].numpy() == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
 
 
 def test_a_model_still_in_half_precision_is_refused(tmp_path):
